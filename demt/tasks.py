@@ -1,0 +1,222 @@
+"""What a task is: its output channels, how logits become a prediction, its loss and metric, and its colours.
+
+Six tasks are built in (`semseg`, `human_parts`, `sal`, `normals`, `depth`, `edge`); any other is a `Task` a user
+declares. A model's tasks are an ordered ``dict[str, Task]``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from demt import palettes
+
+Activation = Literal["argmax", "foreground", "sigmoid", "unit", "identity"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One dense prediction task.
+
+    Args:
+        name: Key of the task in a model's output, e.g. ``"semseg"``.
+        channels: Number of logit channels.
+        activation: How logits (B, channels, H, W) become a prediction (see `Task.predict`): ``"argmax"`` class ids;
+            ``"foreground"`` softmax probability of channel 1; ``"sigmoid"`` probability; ``"unit"`` unit vectors;
+            ``"identity"`` the value itself.
+        loss: Name of the training loss.
+        loss_weight: Factor of that loss in the multi-task sum (the published weights for the built-in tasks).
+        metric: Name of the evaluation metric.
+        ignore_index: Label value that marks unlabelled pixels.
+        classes: Class names, one a channel, for class maps.
+        palette: RGB colours (0-255), one a class, for pictures of class maps.
+        unit: Physical unit of the prediction, e.g. ``"m"``.
+
+    Raises:
+        ValueError: if a value is out of range or lengths of `classes`, `palette` and `channels` disagree.
+
+    Example:
+        >>> from demt.tasks import Task
+        >>> Task(name="height", channels=1, unit="m").predict.__name__
+        'predict'
+    """
+
+    name: str
+    channels: int
+    activation: Activation = "identity"
+    loss: str = "l1"
+    loss_weight: float = 1.0
+    metric: str = "rmse"
+    ignore_index: int = 255
+    classes: tuple[str, ...] | None = None
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    unit: str | None = None
+
+    def __post_init__(self) -> None:
+        # JSON has no tuples: accept lists so that a config round-trips.
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(self.classes))
+        if self.palette is not None:
+            object.__setattr__(self, "palette", tuple((int(r), int(g), int(b)) for r, g, b in self.palette))
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise ValueError(f"Expected `name` of a task to be a Python identifier, got {self.name!r}")
+        if isinstance(self.channels, bool) or not isinstance(self.channels, int) or self.channels < 1:
+            raise ValueError(f"Expected `channels` of task {self.name!r} to be an integer >= 1, got {self.channels!r}")
+        if self.activation not in get_args(Activation):
+            raise ValueError(
+                f"Expected `activation` of task {self.name!r} to be one of {get_args(Activation)}, "
+                f"got {self.activation!r}"
+            )
+        if self.activation == "foreground" and self.channels != 2:
+            raise ValueError(f"Task {self.name!r}: activation 'foreground' needs 2 channels, got {self.channels}")
+        for field in ("classes", "palette"):
+            value = getattr(self, field)
+            if value is not None and len(value) != self.channels:
+                raise ValueError(
+                    f"Expected `{field}` of task {self.name!r} to have {self.channels} entries (one a channel), "
+                    f"got {len(value)}"
+                )
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Turn logits (B, channels, H, W) into the prediction in its physical meaning.
+
+        Returns:
+            ``argmax``: (B, H, W) int64; ``foreground`` and ``sigmoid``: (B, H, W) in [0, 1];
+            ``unit``: (B, channels, H, W) of length 1; ``identity``: (B, H, W) for one channel, else (B, channels, H, W).
+        """
+        if self.activation == "argmax":
+            return logits.argmax(1)
+        values = logits.float()
+        if self.activation == "foreground":
+            return values.softmax(1)[:, 1]
+        if self.activation == "sigmoid":
+            values = values.sigmoid()
+        if self.activation == "unit":
+            values = values / values.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        return values[:, 0] if self.channels == 1 else values
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form: the fields that differ from their defaults."""
+        return {
+            field.name: list(map(list, value)) if field.name == "palette" else value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Task:
+        """Inverse of `to_dict`. Raises `ValueError` on unknown keys."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"Unknown keys {unknown} in a task; known keys are {sorted(known)}")
+        if missing := sorted({"name", "channels"} - set(values)):
+            raise ValueError(f"A task needs the keys ['name', 'channels']; missing {missing}")
+        return cls(**values)
+
+
+def _semseg(channels: int, classes: tuple[str, ...] | None = None, palette: palettes.Palette | None = None) -> Task:
+    return Task(
+        name="semseg",
+        channels=channels,
+        activation="argmax",
+        loss="cross_entropy",
+        metric="miou",
+        classes=classes,
+        palette=palette,
+    )
+
+
+#: The six built-in tasks with their usual channels (`semseg` as in PASCAL-Context).
+BUILTIN: dict[str, Task] = {
+    "semseg": _semseg(21, palettes.PASCAL_CLASSES, palettes.PASCAL_PALETTE),
+    "human_parts": Task(
+        name="human_parts",
+        channels=7,
+        activation="argmax",
+        loss="cross_entropy",
+        loss_weight=2.0,
+        metric="miou",
+        classes=palettes.PART_CLASSES,
+        palette=palettes.PART_PALETTE,
+    ),
+    "sal": Task(
+        name="sal",
+        channels=2,
+        activation="foreground",
+        loss="balanced_cross_entropy",
+        loss_weight=5.0,
+        metric="maxf",
+    ),
+    "normals": Task(
+        name="normals", channels=3, activation="unit", loss="normals_l1", loss_weight=10.0, metric="normals"
+    ),
+    "depth": Task(name="depth", channels=1, activation="identity", loss="l1", metric="depth", unit="m"),
+    "edge": Task(
+        name="edge", channels=1, activation="sigmoid", loss="balanced_bce", loss_weight=50.0, metric="boundary"
+    ),
+}
+
+#: Task sets of the three data sets, in the released models' order.
+DATASETS: dict[str, dict[str, Task]] = {
+    "nyud": {
+        "semseg": _semseg(40, palettes.NYUD_CLASSES, palettes.NYUD_PALETTE),
+        "depth": BUILTIN["depth"],
+        "normals": BUILTIN["normals"],
+        "edge": BUILTIN["edge"],
+    },
+    "pascal": {name: BUILTIN[name] for name in ("semseg", "human_parts", "sal", "normals", "edge")},
+    "cityscapes": {
+        "semseg": _semseg(19, palettes.CITYSCAPES_CLASSES, palettes.CITYSCAPES_PALETTE),
+        "depth": dataclasses.replace(BUILTIN["depth"], unit="px"),
+    },
+}
+
+TaskSpec = Mapping[str, "int | Task | Mapping[str, Any]"]
+
+
+def resolve_tasks(tasks: str | TaskSpec) -> dict[str, Task]:
+    """Turn what a user writes into ordered tasks.
+
+    Args:
+        tasks: A data set's name (``"nyud"``, ``"pascal"``, ``"cityscapes"``) or a mapping from task name to the number
+            of channels (built-in tasks), a `Task`, or a task's dict form.
+
+    Raises:
+        ValueError: for an unknown data set, an unknown task given by its channels alone, or a channel count that the
+            built-in task cannot have (`normals` has 3, `depth` and `edge` 1, `sal` 2).
+
+    Example:
+        >>> list(resolve_tasks({"semseg": 150, "depth": 1}))
+        ['semseg', 'depth']
+    """
+    if isinstance(tasks, str):
+        if tasks not in DATASETS:
+            raise ValueError(f"Expected `tasks` to name one of {sorted(DATASETS)} or to be a mapping, got {tasks!r}")
+        return dict(DATASETS[tasks])
+    if not isinstance(tasks, Mapping) or not tasks:
+        raise ValueError(f"Expected `tasks` to be a non-empty mapping such as {{'semseg': 19}}, got {tasks!r}")
+    return {name: _resolve_task(name, spec) for name, spec in tasks.items()}
+
+
+def _resolve_task(name: str, spec: int | Task | Mapping[str, Any]) -> Task:
+    if isinstance(spec, Mapping):
+        spec = Task.from_dict({"name": name, **spec})
+    if isinstance(spec, Task):
+        if spec.name != name:
+            raise ValueError(f"Task {spec.name!r} stands under the key {name!r} in `tasks`; use the same name")
+        return spec
+    if name not in BUILTIN:
+        raise ValueError(
+            f"Unknown task {name!r} in `tasks`: built-in tasks are {sorted(BUILTIN)}. Declare your own with "
+            f"demt.Task(name={name!r}, channels={spec!r}, activation=..., loss=..., metric=...)"
+        )
+    builtin = BUILTIN[name]
+    if builtin.activation != "argmax" and spec != builtin.channels:
+        raise ValueError(f"Task {name!r} has {builtin.channels} channels, got {spec!r}; declare a demt.Task to differ")
+    if spec == builtin.channels:
+        return builtin
+    known = [task for tasks in DATASETS.values() for task in tasks.values() if (task.name, task.channels) == (name, spec)]
+    return known[0] if known else dataclasses.replace(builtin, channels=spec, classes=None, palette=None)
