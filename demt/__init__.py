@@ -1,7 +1,23 @@
 """demt: multi-task dense prediction with DeMT, DeMTG and DeGMix."""
 
+from demt.config import ModelConfig, PretrainedCfg
+from demt.factory import create_model
+from demt.models import MultiTaskModel
+from demt.registry import is_model, list_models, register_model
+from demt.released import load_released
 from demt.tasks import Task
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["Task", "__version__"]
+__all__ = [
+    "ModelConfig",
+    "MultiTaskModel",
+    "PretrainedCfg",
+    "Task",
+    "__version__",
+    "create_model",
+    "is_model",
+    "list_models",
+    "load_released",
+    "register_model",
+]

@@ -1,0 +1,6 @@
+"""Any timm model as four feature maps."""
+
+from demt.backbones.adapter import FeatureBackbone
+from demt.backbones.factory import create_backbone
+
+__all__ = ["FeatureBackbone", "create_backbone"]

@@ -1,0 +1,5 @@
+"""The networks and the table of their variants."""
+
+from demt.models.model import MultiTaskModel
+
+__all__ = ["MultiTaskModel"]

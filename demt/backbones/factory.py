@@ -1,0 +1,74 @@
+"""From a timm name to a backbone with four maps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+import timm
+from torch import nn
+
+from demt.backbones.adapter import STRIDES, FeatureBackbone, adopt
+from demt.backbones.hrnet import create_hrnet
+from demt.backbones.swin import create_swin
+from demt.backbones.vit import create_vit
+
+_logger = logging.getLogger(__name__)
+
+
+def create_backbone(name: str, *, pretrained: bool = False, in_chans: int = 3, **kwargs: Any) -> nn.Module:
+    """Build a feature backbone from timm.
+
+    Args:
+        name: Any timm model name, with or without tag (``"swin_tiny_patch4_window7_224.ms_in22k"``).
+        pretrained: Load timm's weights.
+        in_chans: Channels of the images; pretrained weights of the first convolution are adapted by timm.
+        kwargs: Passed to timm (``drop_path_rate``, ``img_size``…).
+
+    Returns:
+        The timm model, its `forward(images)` giving four maps, with attributes `channels` and `strides`:
+        (4, 8, 16, 32), or four times the patch size for a plain ViT.
+
+    Raises:
+        ValueError: if timm knows no such model, or it offers no feature maps.
+    """
+    if not isinstance(name, str) or not timm.is_model(name):
+        close = get_close_matches(str(name).split(".")[0], timm.list_models(), n=3)
+        hint = f"; did you mean one of {close}?" if close else "; timm.list_models() lists them"
+        raise ValueError(f"Expected `backbone` to be a timm model name, got {name!r}{hint}")
+    module = timm.models.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
+    build: Callable[..., nn.Module] = {
+        "swin_transformer": create_swin,
+        "hrnet": create_hrnet,
+        "vision_transformer": create_vit,
+    }.get(module, _create_generic)
+    return build(name, pretrained=pretrained, in_chans=in_chans, **kwargs)
+
+
+def _create_generic(name: str, *, pretrained: bool, in_chans: int, **kwargs: Any) -> nn.Module:
+    options = {"pretrained": pretrained, "in_chans": in_chans, "num_classes": 0, **kwargs}
+    try:
+        model = timm.create_model(name, dynamic_img_size=True, **options)
+    except TypeError:
+        model = timm.create_model(name, **options)
+    if not hasattr(model, "forward_intermediates"):
+        raise ValueError(f"Backbone {name!r} offers no feature maps (timm's `forward_intermediates`); choose another")
+    infos = model.feature_info
+    reductions = [info["reduction"] for info in infos]
+    if len(set(reductions)) == 1:
+        taps = tuple(len(infos) * (i + 1) // 4 - 1 for i in range(4))
+        strides = tap_strides = (reductions[0],) * 4
+        channels = tuple(infos[tap]["num_chs"] for tap in taps)
+    else:
+        # The deepest map of each stride, as feature pyramids take it, and the nearest where a stride is missing.
+        deepest = {stride: index for index, stride in enumerate(reductions)}
+        nearest = [deepest[min(deepest, key=lambda have: abs(have - want))] for want in STRIDES]
+        taps, strides = tuple(sorted(set(nearest))), STRIDES
+        tap_strides = tuple(reductions[tap] for tap in taps)
+        channels = tuple(infos[tap]["num_chs"] for tap in nearest)
+    model.prune_intermediate_layers(list(taps), prune_norm=True, prune_head=True)
+    if tap_strides != strides:
+        _logger.info("Backbone %s has maps at strides %s; resized to %s", name, tap_strides, strides)
+    return adopt(model, FeatureBackbone, channels=channels, taps=taps, tap_strides=tap_strides, strides=strides)

@@ -1,0 +1,61 @@
+"""Swin as the released models run it: padding before the cyclic shift, fixed windows, a norm on each level."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
+from torch import Tensor, nn
+
+from demt.backbones.adapter import STRIDES, FeatureBackbone, adopt, pad_to_multiple
+
+
+class PadFirstBlock(SwinTransformerBlock):
+    """A Swin block that pads to whole windows, then shifts (timm shifts, then pads: other numbers on odd sizes)."""
+
+    def _attn(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        rows, columns = self.window_size
+        x = pad_to_multiple(x.permute(0, 3, 1, 2), rows).permute(0, 2, 3, 1)
+        shift = tuple(self.shift_size)
+        if any(shift):
+            x = torch.roll(x, (-shift[0], -shift[1]), dims=(1, 2))
+        windows = window_partition(x, self.window_size).view(-1, rows * columns, channels)
+        windows = self.attn(windows, mask=self.get_attn_mask(x))
+        x = window_reverse(windows.view(-1, rows, columns, channels), self.window_size, x.shape[1], x.shape[2])
+        if any(shift):
+            x = torch.roll(x, shift, dims=(1, 2))
+        return x[:, :height, :width].contiguous()
+
+
+class SwinBackbone(FeatureBackbone):
+    """Levels after `norm0` … `norm3` (LayerNorm), the output norms of dense prediction with Swin."""
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        maps = [m.permute(0, 2, 3, 1) for m in self._intermediates(images)]
+        return [getattr(self, f"norm{i}")(m).permute(0, 3, 1, 2) for i, m in enumerate(maps)]
+
+
+def create_swin(name: str, *, pretrained: bool, in_chans: int, **kwargs: Any) -> nn.Module:
+    """Build timm's Swin `name` with the corrections above. `kwargs` go to timm (`drop_path_rate`, `window_size`…)."""
+    model = timm.create_model(
+        name,
+        pretrained=pretrained,
+        in_chans=in_chans,
+        num_classes=0,
+        global_pool="",
+        # The last stage of a model built at 224 pixels would lose its shift, and windows would shrink with the map.
+        **{"dynamic_img_size": True, "always_partition": True, "drop_path_rate": 0.1, **kwargs},
+    )
+    # timm has no constructor argument for padding odd image sizes.
+    model.patch_embed.dynamic_img_pad = True
+    model.norm = nn.Identity()
+    channels = tuple(info["num_chs"] for info in model.feature_info)
+    for level, width in enumerate(channels):
+        model.add_module(f"norm{level}", nn.LayerNorm(width))
+    for block in model.modules():
+        if isinstance(block, SwinTransformerBlock):
+            block.__class__ = PadFirstBlock
+    return adopt(model, SwinBackbone, channels=channels, taps=(0, 1, 2, 3), tap_strides=STRIDES, strides=STRIDES)

@@ -1,0 +1,104 @@
+"""`create_model`: from a name to a network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+from torch import nn
+
+from demt.config import ModelConfig, PretrainedCfg, check_keys
+from demt.hub import load_folder, read_safetensors
+from demt.models import MultiTaskModel
+from demt.models.variants import FAMILIES, SIZES
+from demt.registry import get_config, get_function
+from demt.weights import load_weights
+
+_LOCAL = "local-dir:"
+
+
+def create_model(
+    model_name: str,
+    pretrained: bool = False,
+    pretrained_cfg: PretrainedCfg | Mapping[str, Any] | None = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    checkpoint_path: str | PathLike[str] | None = None,
+    *,
+    pretrained_backbone: bool = False,
+    **kwargs: Any,
+) -> nn.Module:
+    """Create a model.
+
+    Args:
+        model_name: A name of `list_models`, with or without tag (``"degmix_swin_tiny.nyud"``); a family
+            (``"demt"``, ``"demtg"``, ``"degmix"``, ``"multitask_baseline"``) together with `backbone` and `tasks`; or
+            ``"local-dir:PATH"``, a folder that `save_pretrained` wrote, whose weights are loaded.
+        pretrained: Load the weights of that name.
+        pretrained_cfg, pretrained_cfg_overlay: Replace, or change entries of, the preprocessing and weights' location.
+        checkpoint_path: A safetensors file with weights for this model.
+        pretrained_backbone: Load timm's weights into the backbone; not when the whole model is pretrained.
+        kwargs: Fields of `ModelConfig`, among them `tasks`, `backbone`, `in_chans`, `width`. With pretrained weights,
+            changing tasks keeps every weight that does not depend on it, and one log line says what is new.
+
+    Returns:
+        The model, in training mode as timm's are (use `.eval()` to predict).
+
+    Raises:
+        ValueError: for an unknown name (with the nearest ones), unknown arguments, or weights that do not fit.
+        FileNotFoundError: if a folder or file does not exist.
+
+    Example:
+        >>> import demt
+        >>> model = demt.create_model("degmix_nano", tasks={"semseg": 5, "depth": 1})
+        >>> list(model.tasks)
+        ['semseg', 'depth']
+    """
+    if not isinstance(model_name, str):
+        raise ValueError(f"Expected `model_name` to be a string, got {type(model_name).__name__}")
+    if model_name.startswith(_LOCAL):
+        return load_folder(model_name[len(_LOCAL) :], kwargs)
+    if (function := get_function(model_name)) is not None:
+        return function(pretrained=pretrained, **kwargs)
+    config, cfg = _configuration(model_name, kwargs)
+    cfg = _preprocessing(cfg, pretrained_cfg, pretrained_cfg_overlay)
+    file = checkpoint_path or (cfg.file if pretrained else None)
+    if pretrained and file is None:
+        raise ValueError(
+            f"No weights are published for {model_name!r} yet. Create it with pretrained=False, load a checkpoint of the "
+            "released code with demt.load_released(path), or give checkpoint_path= of a safetensors file"
+        )
+    model = MultiTaskModel(
+        config.replace(**kwargs), pretrained_cfg=cfg, pretrained_backbone=pretrained_backbone and file is None
+    )
+    if file is not None:
+        load_weights(model, read_safetensors(file), config.tasks if pretrained else model.tasks, str(file))
+    return model
+
+
+def _configuration(name: str, kwargs: dict[str, Any]) -> tuple[ModelConfig, PretrainedCfg]:
+    """The named configuration, or for a family alone the one that `backbone` and `tasks` complete."""
+    if name not in FAMILIES:
+        return get_config(name)
+    if missing := [key for key in ("backbone", "tasks") if key not in kwargs]:
+        raise ValueError(
+            f"The family {name!r} alone needs the arguments {missing}, e.g. "
+            f"create_model({name!r}, backbone='convnextv2_tiny', tasks={{'semseg': 150, 'depth': 1}}); "
+            f"or choose a published name such as '{name}_swin_tiny.nyud'"
+        )
+    config = ModelConfig(family=name, backbone=kwargs["backbone"], tasks=kwargs["tasks"], **FAMILIES[name])
+    return config, PretrainedCfg(input_size=SIZES["pascal"])
+
+
+def _preprocessing(
+    cfg: PretrainedCfg, replacement: PretrainedCfg | Mapping[str, Any] | None, overlay: Mapping[str, Any] | None
+) -> PretrainedCfg:
+    if isinstance(replacement, Mapping):
+        cfg = PretrainedCfg.from_dict(replacement)
+    elif replacement is not None:
+        cfg = replacement
+    if overlay:
+        check_keys(overlay, PretrainedCfg, "pretrained_cfg_overlay")
+        cfg = dataclasses.replace(cfg, **overlay)
+    return cfg

@@ -1,0 +1,99 @@
+"""Models in folders: config.json and model.safetensors, written whole or not at all, loaded strictly."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from demt.config import ModelConfig, PretrainedCfg
+from demt.models import MultiTaskModel
+from demt.weights import load_weights
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def save_pretrained(model: MultiTaskModel, folder: str | PathLike[str]) -> None:
+    """Write config.json and model.safetensors; each file replaces an older one only when it is complete."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    config = {"library": "demt", "model": model.config.to_dict(), "pretrained_cfg": model.pretrained_cfg.to_dict()}
+    config["pretrained_cfg"].pop("file")
+    text = json.dumps(config, indent=2) + "\n"
+    write_whole(path / WEIGHTS, lambda target: safetensors.torch.save_file(tensors, target, metadata={"format": "pt"}))
+    write_whole(path / CONFIG, lambda target: Path(target).write_text(text, encoding="utf-8"))
+
+
+def load_folder(folder: str | PathLike[str], overrides: Mapping[str, Any] | None = None) -> MultiTaskModel:
+    """Build the model of a folder and load its weights.
+
+    Args:
+        folder: Holds config.json and model.safetensors.
+        overrides: Changes of the configuration (`tasks`, `in_chans`…).
+
+    Raises:
+        FileNotFoundError: if the folder or one of its files is missing.
+        ValueError: if a file is damaged, or its content does not fit.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"No model folder at {str(path)!r}; expected a folder with {CONFIG} and {WEIGHTS}")
+    config, pretrained_cfg = read_config(path / CONFIG)
+    model = MultiTaskModel(config.replace(**(overrides or {})), pretrained_cfg=pretrained_cfg)
+    load_weights(model, read_safetensors(path / WEIGHTS), config.tasks, str(path / WEIGHTS))
+    return model
+
+
+def read_config(path: Path) -> tuple[ModelConfig, PretrainedCfg]:
+    """Read config.json."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"No {path.name} in {str(path.parent)!r}; save_pretrained writes it") from None
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is not valid JSON: {error}") from error
+    try:
+        if not isinstance(values, dict) or values.get("library") != "demt":
+            raise ValueError('expected {"library": "demt", "model": …, "pretrained_cfg": …}')
+        if unknown := sorted(set(values) - {"library", "model", "pretrained_cfg"}):
+            raise ValueError(f"unknown keys {unknown}; known keys are ['library', 'model', 'pretrained_cfg']")
+        return ModelConfig.from_dict(values.get("model", {})), PretrainedCfg.from_dict(values.get("pretrained_cfg", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} does not describe a demt model: {error}") from error
+
+
+def read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
+    """Read all tensors of a safetensors file, with a clear error for anything else."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No weights at {str(path)!r}")
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"{str(path)!r} is not a whole safetensors file ({error}); copy or download it again. "
+            "Checkpoints of the released code are read by demt.load_released"
+        ) from error
+
+
+def write_whole(path: Path, write: Callable[[str], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place: readers see the old file or the new."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(handle)
+    try:
+        write(temporary)
+        # mkstemp makes files private; a saved model is as readable as any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,155 @@
+"""Necks: four backbone levels to one map of width D."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from demt.layers.checks import check_maps, check_positive
+from demt.layers.tokens import channels_first, channels_last
+
+
+class Neck(nn.Module):
+    """Base of the necks: knows its input channels and checks the levels."""
+
+    def __init__(self, in_channels: Sequence[int], channels: int) -> None:
+        super().__init__()
+        if not in_channels:
+            raise ValueError("Expected `in_channels` to have one entry per level, got none")
+        check_positive(channels=channels, **{f"in_channels[{i}]": c for i, c in enumerate(in_channels)})
+        self.in_channels, self.channels = tuple(in_channels), channels
+
+    def _check(self, levels: Sequence[Tensor]) -> None:
+        if len(levels) != len(self.in_channels):
+            raise ValueError(f"Expected {len(self.in_channels)} `levels`, got {len(levels)}")
+        for i, (level, channels) in enumerate(zip(levels, self.in_channels)):
+            check_maps(f"levels[{i}]", level, channels, (4,))
+
+
+class LinearNeck(Neck):
+    """LayerNorm(Linear(concatenated levels)), all levels upsampled (bilinear) to the first. DeMT and DeMTG.
+
+    Upsampling commutes with a per-pixel linear map, so each level is projected at its own size and the sum is formed
+    at the first level's size; the concatenation (1440 channels for Swin-T) never exists.
+
+    Args:
+        in_channels: Channels C_i of the levels.
+        channels: Output channels D.
+
+    Shape:
+        Maps (B, C_i, H_i, W_i), finest first, to (B, D, H_0, W_0).
+
+    Example:
+        >>> import torch
+        >>> LinearNeck([4, 8], 16)([torch.randn(2, 4, 6, 6), torch.randn(2, 8, 3, 3)]).shape
+        torch.Size([2, 16, 6, 6])
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int) -> None:
+        super().__init__(in_channels, channels)
+        self.proj = nn.Linear(sum(in_channels), channels)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        self._check(levels)
+        size = levels[0].shape[-2:]
+        total = channels_last(levels[0]) @ self.proj.weight[:, : self.in_channels[0]].mT + self.proj.bias
+        start = self.in_channels[0]
+        for level, width in zip(levels[1:], self.in_channels[1:]):
+            projected = F.linear(channels_last(level), self.proj.weight[:, start : start + width])
+            total = total + channels_last(_upsample(channels_first(projected), size))
+            start += width
+        return channels_first(self.norm(total))
+
+
+class PatchNeck(Neck):
+    """LayerNorm(Conv p×p stride p) of the concatenated levels, upsampled (bilinear) to the first. DeGMix, p = 4.
+
+    The map is zero-padded at the bottom and right to a multiple of p. Levels are convolved one by one, so the
+    concatenation never exists; small levels are projected before upsampling.
+
+    Args:
+        in_channels: Channels C_i of the levels.
+        channels: Output channels D.
+        patch_size: p.
+
+    Shape:
+        Maps (B, C_i, H_i, W_i), finest first, to (B, D, ceil(H_0 / p), ceil(W_0 / p)).
+
+    Example:
+        >>> import torch
+        >>> PatchNeck([4, 8], 16)([torch.randn(2, 4, 6, 8), torch.randn(2, 8, 3, 4)]).shape
+        torch.Size([2, 16, 2, 2])
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int, *, patch_size: int = 4) -> None:
+        super().__init__(in_channels, channels)
+        check_positive(patch_size=patch_size)
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(sum(in_channels), channels, patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        self._check(levels)
+        height, width = levels[0].shape[-2:]
+        padding = (0, -width % self.patch_size, 0, -height % self.patch_size)
+        total = None
+        for level, weight in zip(levels, self.proj.weight.split(self.in_channels, dim=1)):
+            full = F.pad(_upsample(level, levels[0].shape[-2:]), padding)
+            part = F.conv2d(full, weight, stride=self.patch_size)
+            total = part if total is None else total + part
+        assert total is not None and self.proj.bias is not None
+        return channels_first(self.norm(channels_last(total) + self.proj.bias))
+
+
+class TapNeck(Neck):
+    """Taps of a plain ViT to one finer map. DeGMix on ViT: each tap through two Conv3×3(hidden)+BN+ReLU, bilinear
+    upsampling, concatenation, two Conv3×3(D)+BN+ReLU; convolutions without bias.
+
+    Args:
+        in_channels: Channels of the taps.
+        channels: Output channels D.
+        hidden_channels: Width per tap (released: 128; D/2 by default).
+        scale: Upsampling factor (4: from stride 16 to stride 4).
+
+    Shape:
+        Maps (B, C_i, H, W) of one size, to (B, D, scale·H, scale·W).
+
+    Example:
+        >>> import torch
+        >>> TapNeck([4, 4], 16)([torch.randn(2, 4, 3, 3)] * 2).shape
+        torch.Size([2, 16, 12, 12])
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], channels: int, *, hidden_channels: int | None = None, scale: int = 4
+    ) -> None:
+        super().__init__(in_channels, channels)
+        hidden = max(channels // 2, 1) if hidden_channels is None else hidden_channels
+        check_positive(hidden_channels=hidden, scale=scale)
+        self.scale = scale
+        self.taps = nn.ModuleList(_conv_twice(width, hidden) for width in in_channels)
+        self.fuse = _conv_twice(hidden * len(in_channels), channels)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        self._check(levels)
+        height, width = levels[0].shape[-2:]
+        size = (self.scale * height, self.scale * width)
+        out: Tensor = self.fuse(torch.cat([_upsample(tap(level), size) for tap, level in zip(self.taps, levels)], dim=1))
+        return out
+
+
+def _conv_twice(in_channels: int, channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in (in_channels, channels):
+        layers += [nn.Conv2d(width, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

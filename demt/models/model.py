@@ -1,0 +1,150 @@
+"""The network: a backbone and a head, with the methods timm users expect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from demt.backbones import create_backbone
+from demt.config import ModelConfig, PretrainedCfg
+from demt.models.head import BaselineHead, DeMTHead, MultiTaskHead
+from demt.tasks import Task
+
+
+class MultiTaskModel(nn.Module):
+    """A multi-task dense prediction network.
+
+    Args:
+        config: What to build; `demt.create_model` makes it from a name.
+        pretrained_cfg: How images are prepared.
+        pretrained_backbone: Load timm's weights into the backbone.
+
+    Attributes:
+        backbone: A timm model; `backbone(images)` gives four maps.
+        head: Neck, decoder and task heads; `head(maps, size)` gives logits.
+        config: The configuration.
+        pretrained_cfg: Preprocessing of images.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        pretrained_cfg: PretrainedCfg | None = None,
+        pretrained_backbone: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.pretrained_cfg = pretrained_cfg or PretrainedCfg()
+        self.backbone: Any = create_backbone(
+            config.backbone, pretrained=pretrained_backbone, in_chans=config.in_chans, **config.backbone_kwargs
+        )
+        head = BaselineHead if config.family == "multitask_baseline" else DeMTHead
+        self.head: MultiTaskHead = head(self.backbone.channels, self.backbone.strides, config)
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks, in the order of the outputs."""
+        return self.head.tasks
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits of every task.
+
+        Args:
+            images: (B, in_chans, H, W), floating, normalised with `pretrained_cfg.mean` and `.std`. Any size.
+
+        Returns:
+            Per task, in task order, logits (B, channels, H, W). `model.tasks[name].predict` turns them into predictions.
+
+        Raises:
+            ValueError: if shape or dtype does not fit.
+        """
+        self._check_images(images)
+        return self.head(self.backbone(images), tuple(images.shape[-2:]))  # type: ignore[no-any-return]
+
+    def forward_features(self, images: Tensor) -> dict[str, Tensor]:
+        """Task maps (B, D, h, w) before the task heads."""
+        self._check_images(images)
+        return self.head.forward_features(self.backbone(images))
+
+    def forward_head(self, features: Mapping[str, Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """Logits per task at `size`, from `forward_features`."""
+        return self.head.forward_head(features, size)
+
+    def reset_heads(self, tasks: Mapping[str, Any]) -> None:
+        """Set other tasks (see `demt.tasks.resolve_tasks`); what belongs to a task that stays keeps its weights."""
+        self.head.reset_tasks(tasks)
+        self.config = self.config.replace(tasks=self.tasks)
+        self.head.config = self.config
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations of backbone and head in the backward pass instead of storing them.
+
+        HRNet backbones do not offer it in timm; there only the head does so.
+        """
+        self.head.grad_checkpointing = enable
+        try:
+            self.backbone.set_grad_checkpointing(enable)
+        except AssertionError:
+            pass
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's parameter groups for layer-wise learning rates: the backbone's, everything else last."""
+        groups: dict[str, Any] = self.backbone.group_matcher(coarse=coarse)
+        return {name: _prefixed(patterns) for name, patterns in groups.items()}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that optimisers should not decay."""
+        names = getattr(self.backbone, "no_weight_decay", set)()
+        return {f"backbone.{name}" for name in names}
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> None:
+        """Write config.json and model.safetensors to `folder`, which `from_pretrained` reads."""
+        from demt.hub import save_pretrained
+
+        save_pretrained(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | PathLike[str], **overrides: Any) -> MultiTaskModel:
+        """Load what `save_pretrained` wrote, in eval mode. `overrides` change the configuration, e.g. `tasks`."""
+        from demt.hub import load_folder
+
+        return load_folder(folder, overrides).eval()
+
+    def _check_images(self, images: Tensor) -> None:
+        chans = self.config.in_chans
+        if not isinstance(images, Tensor):
+            raise ValueError(f"Expected `images` to be a tensor, got {type(images).__name__}; see demt.predict for files")
+        if images.ndim != 4 or images.shape[1] != chans:
+            raise ValueError(f"Expected `images` of shape (B, {chans}, H, W), got {tuple(images.shape)}")
+        if not torch.is_floating_point(images):
+            raise ValueError(
+                f"Expected `images` of a floating dtype, normalised, got {images.dtype}; use demt.preprocess(model, image)"
+            )
+        if 0 in images.shape:
+            raise ValueError(f"Expected `images` with at least one image and one pixel, got {tuple(images.shape)}")
+        dtype = next(self.head.neck.parameters()).dtype
+        if images.dtype != dtype and not torch.is_autocast_enabled(images.device.type):
+            raise ValueError(f"Expected `images` of the model's dtype {dtype}, got {images.dtype}; convert one of the two")
+        deepest = max(self.backbone.strides)
+        values = images.shape[0] * -(-images.shape[2] // deepest) * -(-images.shape[3] // deepest)
+        if self.training and values < 2:
+            raise ValueError(
+                f"Batch normalisation in training mode needs more than one value per channel: expected `images` larger "
+                f"than {deepest} pixels or a batch of several, got {tuple(images.shape)}; or call model.eval()"
+            )
+
+
+def _prefixed(patterns: Any) -> Any:
+    """timm's group patterns for parameter names with `backbone.` in front."""
+    if isinstance(patterns, str):
+        # timm matches from the start of a name, so the anchors of the alternatives can go.
+        return r"^backbone\.(?:" + re.sub(r"(^|\|)\^", r"\1", patterns) + ")"
+    if isinstance(patterns, (list, tuple)):
+        return [(_prefixed(pattern), order) for pattern, order in patterns]
+    return patterns

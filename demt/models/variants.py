@@ -1,0 +1,57 @@
+"""The table of published variants: families × backbones, and one nano model per family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from demt.config import ModelConfig, PretrainedCfg
+from demt.registry import register_config
+from demt.tasks import DATASETS
+
+#: What the released models of each family are made of. Plain ViTs have a neck of their own.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "demt": {"depth": 1, "heads": 4},
+    "demtg": {"depth": 2, "heads": 2, "gating": True},
+    "degmix": {"depth": 2, "heads": 2, "gating": True, "query": "linear", "pre_norm": True},
+    "multitask_baseline": {},
+}
+
+#: Published backbones by their short names: timm name and arguments.
+BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
+    "swin_tiny": ("swin_tiny_patch4_window7_224.ms_in22k_ft_in1k", {}),
+    "swin_small": ("swin_small_patch4_window7_224.ms_in22k_ft_in1k", {}),
+    "swin_base": ("swin_base_patch4_window7_224.ms_in22k_ft_in1k", {}),
+    "swin_large": ("swin_large_patch4_window7_224.ms_in22k_ft_in1k", {}),
+    "hrnet_w18": ("hrnet_w18_small_v2.ms_in1k", {}),
+    "hrnet_w48": ("hrnet_w48.ms_in1k", {}),
+    "vit_base": ("vit_base_patch16_224.augreg_in21k_ft_in1k", {"released": True}),
+    "vit_large": ("vit_large_patch16_224.augreg_in21k_ft_in1k", {"released": True}),
+}
+NANO_BACKBONE = "edgenext_xx_small.in1k"
+NANO: dict[str, Any] = {"width": 64, "head_width": 32}
+
+#: Training sizes of the data sets.
+SIZES = {"nyud": (3, 425, 560), "pascal": (3, 512, 512), "cityscapes": (3, 512, 1024)}
+
+
+def variant(family: str, backbone: str, tasks: Any) -> ModelConfig:
+    """Configuration of a published family on a published backbone (short name)."""
+    name, arguments = BACKBONES[backbone]
+    options = dict(FAMILIES[family])
+    if backbone.startswith("vit"):
+        # Released DeGMix on ViT-B has heads as wide as on Swin-T (1440 / 8).
+        options["head_width"] = 180
+    return ModelConfig(family=family, backbone=name, backbone_kwargs=arguments, tasks=tasks, **options)  # type: ignore[arg-type]
+
+
+def _register() -> None:
+    for family, options in FAMILIES.items():
+        tags = {tag: PretrainedCfg(tag=tag, input_size=size) for tag, size in SIZES.items()}
+        for backbone in BACKBONES:
+            register_config(f"{family}_{backbone}", variant(family, backbone, "nyud"), tags, DATASETS)
+        nano = {tag: PretrainedCfg(tag=tag, input_size=(3, 192, 256)) for tag in SIZES}
+        config = ModelConfig(family=family, backbone=NANO_BACKBONE, tasks="nyud", **{**options, **NANO})  # type: ignore[arg-type]
+        register_config(f"{family}_nano", config, nano, DATASETS)
+
+
+_register()
