@@ -2,7 +2,9 @@
 
 from demt.config import ModelConfig, PretrainedCfg
 from demt.factory import create_model
+from demt.images import preprocess
 from demt.models import MultiTaskModel
+from demt.predict import predict
 from demt.registry import is_model, list_models, register_model
 from demt.released import load_released
 from demt.tasks import Task
@@ -19,5 +21,7 @@ __all__ = [
     "is_model",
     "list_models",
     "load_released",
+    "predict",
+    "preprocess",
     "register_model",
 ]

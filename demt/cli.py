@@ -2,11 +2,116 @@
 
 from __future__ import annotations
 
-import typer
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-app = typer.Typer(name="demt", no_args_is_help=True, add_completion=False, help="Multi-task dense prediction.")
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+
+if TYPE_CHECKING:
+    from demt.models import MultiTaskModel
+
+app = typer.Typer(
+    name="demt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+)
+console = Console()
+errors = Console(stderr=True)
 
 
 @app.callback()
 def main() -> None:
     """Multi-task dense prediction with DeMT, DeMTG and DeGMix."""
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A model's name, a folder, or a checkpoint of the released code.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("predictions"),
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Run a named model with random weights, to try things out.")
+    ] = False,
+    max_size: Annotated[
+        int | None, typer.Option(min=1, help="Longest side the network runs at; by default as in training.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size that run at once.")] = 4,
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, mps …")] = "cpu",
+) -> None:
+    """Predict every task of a model on images: a picture per task, a panel, and the values in one .npz, per image."""
+    with _friendly_errors():
+        from demt.save import save_predictions
+
+        network = _load(model, random_weights).to(device)
+        note = "Random weights: these pictures show what comes out, and mean nothing." if random_weights else None
+        if note:
+            errors.print(f"[yellow]{note}[/yellow]")
+        jobs = save_predictions(network, images, out, max_size=max_size, batch_size=batch_size, note=note)
+        written = list(track(jobs, "Predicting", total=len(images), console=errors, disable=not errors.is_terminal))
+        for panel in written:
+            console.print(str(panel), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Checkpoint file of the released DeMT, DeMTG or DeGMix code.")],
+    folder: Annotated[Path, typer.Argument(help="Where config.json and model.safetensors are written.")],
+) -> None:
+    """Convert a checkpoint of the released code into a folder that demt loads."""
+    with _friendly_errors():
+        from demt.convert import convert as convert_names
+        from demt.models import MultiTaskModel
+        from demt.released import build, read_checkpoint, summary
+
+        converted = convert_names(read_checkpoint(source))
+        network = build(converted, quiet=True)
+        if not isinstance(network, MultiTaskModel):
+            raise ValueError(f"{str(source)!r} holds a head without backbone; load it with demt.load_released")
+        network.save_pretrained(folder)
+        config = network.config
+        tasks = ", ".join(f"{name} ({task.channels})" for name, task in network.tasks.items())
+        count = sum(p.numel() for p in network.parameters())
+        console.print(f"{config.family} on {config.backbone}, depth {config.depth}, {count / 1e6:.2f} M parameters")
+        console.print(f"Tasks: {tasks}", highlight=False)
+        console.print(f"Left out, as no output depends on them: {summary(converted.unused)}", highlight=False)
+        console.print(f'Written to {folder}; load with demt.create_model("local-dir:{folder}")', soft_wrap=True)
+
+
+@contextmanager
+def _friendly_errors() -> Iterator[None]:
+    """What a user can mend is one line, not a stack trace."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        errors.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from error
+
+
+def _load(name: str, random_weights: bool) -> MultiTaskModel:
+    import torch
+
+    import demt
+
+    path = Path(name)
+    network: torch.nn.Module
+    if path.is_dir():
+        network = demt.MultiTaskModel.from_pretrained(path)
+    elif path.is_file():
+        network = demt.load_released(path)
+    elif os.sep in name or path.suffix in (".ckpt", ".pth", ".tar", ".pt"):
+        raise FileNotFoundError(f"No folder or checkpoint at {name!r}")
+    else:
+        torch.manual_seed(0)
+        has_weights = name in demt.list_models(pretrained=True)
+        if not has_weights and demt.is_model(name) and not random_weights:
+            raise ValueError(f"There are no weights for {name!r} yet; add --random-weights to try it without")
+        network = demt.create_model(name, pretrained=not random_weights)
+    if not isinstance(network, demt.MultiTaskModel):
+        raise ValueError(f"{name!r} holds no whole model")
+    return network

@@ -103,7 +103,9 @@ class ModelConfig:
         for name in changes:
             if name not in known:
                 close = get_close_matches(name, known, n=3)
-                raise ValueError(f"Unknown model argument {name!r}; " + (f"did you mean {close}?" if close else f"known: {known}"))
+                raise ValueError(
+                    f"Unknown model argument {name!r}; " + (f"did you mean {close}?" if close else f"known: {known}")
+                )
         return dataclasses.replace(self, **changes)
 
 
@@ -144,7 +146,7 @@ class PretrainedCfg:
 
 
 def check_keys(values: Mapping[str, Any], cls: type, where: str) -> None:
-    """Raise `ValueError` unless the keys of `values` are fields of the dataclass `cls`, its required ones among them."""
+    """Raise `ValueError` unless the keys of `values` are fields of the dataclass `cls`, with all required ones."""
     if not isinstance(values, Mapping):
         raise ValueError(f"Expected {where} to be a mapping, got {type(values).__name__}")
     fields = {field.name: field for field in dataclasses.fields(cls)}

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from demt import released_names as names
 from demt.config import ModelConfig
-from demt.models.variants import variant
+from demt.models.variants import FAMILIES, variant
 from demt.tasks import BUILTIN, DATASETS, Task, resolve_tasks
 
 _LOOKED_FOR = (
-    "looked for `head.final_logits.<task>.weight`, `head.bottleneck.*`, `head.defor_mixers.*`, `head.task_querys.*` and a "
-    "backbone with `backbone.stages.*` (Swin), `backbone.stage4.*` (HRNet) or `backbone.layers.*` and "
+    "looked for `head.final_logits.<task>.weight`, `head.bottleneck.*`, `head.defor_mixers.*`, `head.task_querys.*` "
+    "and a backbone with `backbone.stages.*` (Swin), `backbone.stage4.*` (HRNet) or `backbone.layers.*` and "
     "`backbone.pos_embed` (ViT)"
 )
 
@@ -42,7 +42,7 @@ def convert(checkpoint: Mapping[str, Any]) -> Converted:
 
     Args:
         checkpoint: A state dict, or a mapping with one under ``"state_dict"``. Only entries that start with
-            `backbone.` or `head.` are read.
+            `backbone.` or `head.` are read; a state dict of a head alone may lack the `head.`.
 
     Raises:
         ValueError: if it is no such checkpoint, or entries are left over; says what was looked for or is left.
@@ -67,23 +67,33 @@ def _model_entries(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     inner = checkpoint.get("state_dict", checkpoint)
     if not isinstance(inner, Mapping) or not all(isinstance(name, str) for name in inner):
         raise ValueError(f"Expected `state_dict` to map names to tensors, got {type(inner).__name__}; {_LOOKED_FOR}")
+    if any(name.startswith("final_logits.") for name in inner):
+        inner = {f"head.{name}": value for name, value in inner.items()}
     state = {n: torch.as_tensor(v) for n, v in inner.items() if n.startswith(("backbone.", "head."))}
     if not any(re.fullmatch(r"head\.final_logits\.\w+\.weight", name) for name in state):
         found = sorted({name.split(".")[0] for name in inner})
-        raise ValueError(f"This is no checkpoint of the released DeMT code: {_LOOKED_FOR}; found entries under {found[:10]}")
+        raise ValueError(
+            f"This is no checkpoint of the released DeMT code: {_LOOKED_FOR}; found entries under {found[:10]}"
+        )
     return state
 
 
 def _describe(state: Mapping[str, Tensor]) -> ModelConfig:
     try:
-        backbone, backbone_kwargs = _backbone(state)
-        config = variant(_family(state), backbone, _tasks(state))
+        family, tasks = _family(state), _tasks(state)
+        if any(name.startswith("backbone.") for name in state):
+            backbone, backbone_kwargs = _backbone(state)
+            config = variant(family, backbone, tasks)
+            config = config.replace(
+                backbone_kwargs={**config.backbone_kwargs, **backbone_kwargs},
+                in_chans=state[_first_convolution(state)].shape[1],
+            )
+        else:
+            config = ModelConfig(family=family, backbone="", tasks=tasks, **FAMILIES[family])  # type: ignore[arg-type]
         return config.replace(
-            backbone_kwargs={**config.backbone_kwargs, **backbone_kwargs},
             neck=_neck(state),
             depth=1 + max(_numbers(state, r"head\.defor_mixers\.0\.blocks\.(\d+)\.")),
             width=state["head.smlp.0.weight"].shape[0],
-            in_chans=state[_first_convolution(state)].shape[1],
             head_width=state[f"head.bottleneck.{next(iter(config.tasks))}.conv.weight"].shape[0],
         )
     except KeyError as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
-from demt.config import ModelConfig, PretrainedCfg, check_keys
+from demt.config import Family, ModelConfig, PretrainedCfg, check_keys
 from demt.hub import load_folder, read_safetensors
 from demt.models import MultiTaskModel
 from demt.models.variants import FAMILIES, SIZES
@@ -66,8 +66,8 @@ def create_model(
     file = checkpoint_path or (cfg.file if pretrained else None)
     if pretrained and file is None:
         raise ValueError(
-            f"No weights are published for {model_name!r} yet. Create it with pretrained=False, load a checkpoint of the "
-            "released code with demt.load_released(path), or give checkpoint_path= of a safetensors file"
+            f"No weights are published for {model_name!r} yet. Create it with pretrained=False, load a checkpoint of "
+            "the released code with demt.load_released(path), or give checkpoint_path= of a safetensors file"
         )
     model = MultiTaskModel(
         config.replace(**kwargs), pretrained_cfg=cfg, pretrained_backbone=pretrained_backbone and file is None
@@ -87,7 +87,9 @@ def _configuration(name: str, kwargs: dict[str, Any]) -> tuple[ModelConfig, Pret
             f"create_model({name!r}, backbone='convnextv2_tiny', tasks={{'semseg': 150, 'depth': 1}}); "
             f"or choose a published name such as '{name}_swin_tiny.nyud'"
         )
-    config = ModelConfig(family=name, backbone=kwargs["backbone"], tasks=kwargs["tasks"], **FAMILIES[name])
+    config = ModelConfig(
+        family=cast(Family, name), backbone=kwargs["backbone"], tasks=kwargs["tasks"], **FAMILIES[name]
+    )
     return config, PretrainedCfg(input_size=SIZES["pascal"])
 
 

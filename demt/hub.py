@@ -26,8 +26,10 @@ def save_pretrained(model: MultiTaskModel, folder: str | PathLike[str]) -> None:
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    config = {"library": "demt", "model": model.config.to_dict(), "pretrained_cfg": model.pretrained_cfg.to_dict()}
-    config["pretrained_cfg"].pop("file")
+    preprocessing = model.pretrained_cfg.to_dict()
+    # Where weights lie is for names to say, not for the weights' own folder.
+    preprocessing.pop("file")
+    config = {"library": "demt", "model": model.config.to_dict(), "pretrained_cfg": preprocessing}
     text = json.dumps(config, indent=2) + "\n"
     write_whole(path / WEIGHTS, lambda target: safetensors.torch.save_file(tensors, target, metadata={"format": "pt"}))
     write_whole(path / CONFIG, lambda target: Path(target).write_text(text, encoding="utf-8"))

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from demt.backbones.adapter import STRIDES
+from demt.config import PretrainedCfg
 from demt.convert import Converted, convert
 from demt.models import MultiTaskModel
 from demt.models.head import DeMTHead
 from demt.models.variants import SIZES
-from demt.config import PretrainedCfg
 from demt.tasks import DATASETS
+from demt.weights import check_state
 
 _logger = logging.getLogger("demt")
 
 
-def load_released(source: str | PathLike[str] | Mapping[str, Any]) -> MultiTaskModel:
+def load_released(source: str | PathLike[str] | Mapping[str, Any]) -> nn.Module:
     """The model of a checkpoint of the released DeMT, DeMTG or DeGMix code, in eval mode.
 
     Family, backbone, depth, tasks and channels are found from names and shapes. Files of PyTorch Lightning are read
@@ -31,6 +34,9 @@ def load_released(source: str | PathLike[str] | Mapping[str, Any]) -> MultiTaskM
 
     Args:
         source: Path of a checkpoint file, its content, or a state dict.
+
+    Returns:
+        The `MultiTaskModel`; or, where the source has no backbone, its `head` alone, called as `head(levels, size)`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -40,16 +46,28 @@ def load_released(source: str | PathLike[str] | Mapping[str, Any]) -> MultiTaskM
     return build(convert(checkpoint))
 
 
-def build(converted: Converted) -> MultiTaskModel:
-    """The model of a converted checkpoint, in eval mode. Logs which entries were left out."""
-    config = converted.config
-    model = MultiTaskModel(config, pretrained_cfg=_preprocessing(converted))
-    missing, unexpected = model.load_state_dict(converted.state, strict=False)
-    if missing or unexpected:
-        raise ValueError(f"The checkpoint does not fill the model: missing {missing[:5]}, left over {unexpected[:5]}")
-    if converted.unused:
+def build(converted: Converted, *, quiet: bool = False) -> nn.Module:
+    """The model of a converted checkpoint, in eval mode. Logs which entries were left out, unless `quiet`."""
+    config, state = converted.config, converted.state
+    model: nn.Module
+    if config.backbone:
+        model = MultiTaskModel(config, pretrained_cfg=_preprocessing(converted))
+    else:
+        state = {name.removeprefix("head."): tensor for name, tensor in state.items()}
+        model = DeMTHead(_level_channels(state), (16,) * 4 if config.neck == "taps" else STRIDES, config)
+    check_state(state, model.state_dict(), "the checkpoint")
+    model.load_state_dict(state)
+    if converted.unused and not quiet:
         _logger.warning("Left out, as no output depends on them: %s", summary(converted.unused))
     return model.eval()
+
+
+def _level_channels(state: Mapping[str, Tensor]) -> list[int]:
+    if "neck.proj.weight" in state:
+        # Every published pyramid doubles its channels from level to level.
+        finest = state["neck.proj.weight"].shape[1] // 15
+        return [finest, 2 * finest, 4 * finest, 8 * finest]
+    return [state[f"neck.taps.{i}.0.weight"].shape[1] for i in range(4)]
 
 
 def summary(unused: Mapping[str, int]) -> str:
@@ -98,9 +116,20 @@ def read_checkpoint(path: str | PathLike[str]) -> Mapping[str, Any]:
             stand_ins = [(type(name.rsplit(".", 1)[-1], (_Inert,), {}), name) for name in names]
         with torch.serialization.safe_globals(stand_ins):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        OSError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{fspath(path)!r} cannot be read as a checkpoint of the released code: {reason}") from error
     if not isinstance(checkpoint, Mapping):
-        raise ValueError(f"{fspath(path)!r} holds a {type(checkpoint).__name__}, expected a checkpoint with `state_dict`")
+        raise ValueError(
+            f"{fspath(path)!r} holds a {type(checkpoint).__name__}, expected a checkpoint with `state_dict`"
+        )
     return checkpoint

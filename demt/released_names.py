@@ -20,7 +20,9 @@ _HEAD = {
     r"head\.defor_mixers\.(\d+)\.blocks\.(\d+)\.3\.fn\.0\.get_offset\.p_conv": (
         r"head.mixers.{task}.blocks.\2.spatial.position"
     ),
-    r"head\.defor_mixers\.(\d+)\.blocks\.(\d+)\.3\.fn\.0\.get_offset\.opt": r"head.mixers.{task}.blocks.\2.spatial.offset",
+    r"head\.defor_mixers\.(\d+)\.blocks\.(\d+)\.3\.fn\.0\.get_offset\.opt": (
+        r"head.mixers.{task}.blocks.\2.spatial.offset"
+    ),
     r"head\.defor_mixers\.(\d+)\.blocks\.(\d+)\.3\.fn\.2": r"head.mixers.{task}.blocks.\2.norm",
     r"head\.task_fusion\.out_proj": "head.interaction.proj",
     r"head\.smlp\.0": "head.interaction.linear",
@@ -72,7 +74,7 @@ Renamed = tuple[dict[str, Tensor], dict[str, int]]
 
 
 def rename(name: str, tensor: Tensor, tasks: Sequence[str], neck: str | None) -> Renamed:
-    """One released entry as ours: ({our name: tensor}, {unused released entry: number of parameters}); empty if unknown."""
+    """One released entry as ours: ({our name: tensor}, {unused entry: number of parameters}), empty if unknown."""
     if _is_unused(name, neck):
         return {}, {name: 0 if name.endswith(_BUFFERS) else tensor.numel()}
     for pattern, convert in _SPECIAL.items():
@@ -108,7 +110,7 @@ def _swin_merging(match: re.Match[str], tensor: Tensor, tasks: Sequence[str]) ->
 
 def _interaction(match: re.Match[str], tensor: Tensor, tasks: Sequence[str]) -> Renamed:
     # A token that attends to itself alone has no use for queries and keys.
-    query, key, value = tensor.chunk(3)
+    value = tensor.chunk(3)[2]
     return {f"head.interaction.value.{match.group(1)}": value}, {f"{match.group(0)} (query, key)": 2 * value.numel()}
 
 

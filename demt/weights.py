@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from timm.models import adapt_input_conv
@@ -32,16 +32,16 @@ def load_weights(model: MultiTaskModel, state: Mapping[str, Tensor], tasks: Mapp
     new_tasks = [name for name in model.tasks if name not in tasks]
     new_logits = [n for n, task in model.tasks.items() if n in tasks and task.channels != tasks[n].channels]
     for name in list(state):
-        if (task := _task_of(name)) is not None and task in tasks and task not in model.tasks:
-            del state[name]
-        elif any(name.startswith(f"head.heads.{task}.logits.") for task in new_logits):
+        if ((task := _task_of(name)) is not None and task in tasks and task not in model.tasks) or any(
+            name.startswith(f"head.heads.{task}.logits.") for task in new_logits
+        ):
             del state[name]
     may_miss = {
         name
         for name in wanted
         if _task_of(name) in new_tasks or any(name.startswith(f"head.heads.{task}.logits.") for task in new_logits)
     }
-    _check(state, wanted, may_miss, source)
+    check_state(state, wanted, source, may_miss)
     model.load_state_dict({**{name: wanted[name] for name in may_miss}, **state})
     new = [*(f"task {n!r}" for n in new_tasks), *(f"logits of {n!r}" for n in new_logits)]
     new += ["first convolution (adapted)"] if adapted else []
@@ -67,7 +67,10 @@ def _adapt_first_convolution(model: MultiTaskModel, state: dict[str, Tensor], wa
     return adapted
 
 
-def _check(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], may_miss: set[str], source: str) -> None:
+def check_state(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, may_miss: Collection[str] = ()
+) -> None:
+    """Raise `ValueError` unless `state` has the names and shapes of `wanted` (but `may_miss`), and finite values."""
     problems = [f"missing {name!r}" for name in wanted if name not in state and name not in may_miss]
     problems += [f"unexpected {name!r}" for name in state if name not in wanted]
     problems += [

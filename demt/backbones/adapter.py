@@ -7,7 +7,6 @@ work as always); only its class is replaced by a subclass with another `forward`
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -64,13 +63,18 @@ class FeatureBackbone:
         return _rebuild, self._parents, self.__dict__.copy()
 
 
-@lru_cache(maxsize=None)
+_subclasses: dict[tuple[type, type], type] = {}
+
+
 def _subclass(adapter: type, base: type) -> type:
-    return type(f"{base.__name__}Backbone", (adapter, base), {"_parents": (adapter, base)})
+    parents = (adapter, base)
+    if parents not in _subclasses:
+        _subclasses[parents] = type(f"{base.__name__}Backbone", parents, {"_parents": parents})
+    return _subclasses[parents]
 
 
 def _rebuild(adapter: type, base: type) -> Any:
-    cls = _subclass(adapter, base)
+    cls: Any = _subclass(adapter, base)
     return cls.__new__(cls)
 
 

@@ -16,7 +16,7 @@ class PadFirstBlock(SwinTransformerBlock):
     """A Swin block that pads to whole windows, then shifts (timm shifts, then pads: other numbers on odd sizes)."""
 
     def _attn(self, x: Tensor) -> Tensor:
-        batch, height, width, channels = x.shape
+        _, height, width, channels = x.shape
         rows, columns = self.window_size
         x = pad_to_multiple(x.permute(0, 3, 1, 2), rows).permute(0, 2, 3, 1)
         shift = tuple(self.shift_size)

@@ -14,7 +14,7 @@ from demt.backbones.adapter import FeatureBackbone, adopt, replace_parameter
 
 
 class ViTBackbone(FeatureBackbone):
-    """Raw outputs of four blocks, evenly spread, as maps at the patch stride (images padded at the bottom and right)."""
+    """Raw outputs of four blocks, evenly spread, as maps at the patch stride; images are padded at the end."""
 
     def _levels(self, images: Tensor) -> list[Tensor]:
         return self._intermediates(images)

@@ -29,7 +29,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def check_maps(name: str, maps: Tensor, channels: int, dims: tuple[int, ...]) -> None:
-    """Raise `ValueError` unless `maps` are floating maps with `channels` at dimension -3 and one of the ranks `dims`."""
+    """Raise `ValueError` unless `maps` are floating maps with `channels` and one of the ranks `dims`."""
     layouts = {4: f"(B, {channels}, H, W)", 5: f"(B, T, {channels}, H, W)"}
     expected = " or ".join(layouts[d] for d in dims)
     if not isinstance(maps, Tensor):

@@ -67,7 +67,7 @@ class SpatialDeformable(nn.Module):
                 nn.init.zeros_(parameter)
 
     def offsets(self, x: Tensor) -> Tensor:
-        """Offsets (B, 2·groups, H, W) in pixels, in float32 or float64: absolute coordinates do not fit half precision."""
+        """Offsets (B, 2·groups, H, W) in pixels; float32 at least, as half precision cannot hold coordinates."""
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, torch.float32)
             hidden = _conv(self.position, x.to(dtype)) + neighbourhood_grid(x.shape[-2], x.shape[-1], dtype, x.device)
@@ -85,7 +85,9 @@ class SpatialDeformable(nn.Module):
 def neighbourhood_grid(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The 18-channel grid g (1, 18, H, W): 1-based rows i + dy, then columns j + dx, of the 3×3 neighbours in order."""
     step = torch.arange(-1, 2, dtype=dtype, device=device)
-    rows = torch.arange(1, height + 1, dtype=dtype, device=device).view(1, height, 1) + step.repeat_interleave(3).view(9, 1, 1)
+    rows = torch.arange(1, height + 1, dtype=dtype, device=device).view(1, height, 1) + step.repeat_interleave(3).view(
+        9, 1, 1
+    )
     columns = torch.arange(1, width + 1, dtype=dtype, device=device).view(1, 1, width) + step.repeat(3).view(9, 1, 1)
     return torch.cat([rows.expand(9, height, width), columns.expand(9, height, width)])[None]
 

@@ -56,12 +56,11 @@ class LinearNeck(Neck):
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         self._check(levels)
         size = levels[0].shape[-2:]
-        total = channels_last(levels[0]) @ self.proj.weight[:, : self.in_channels[0]].mT + self.proj.bias
-        start = self.in_channels[0]
-        for level, width in zip(levels[1:], self.in_channels[1:]):
-            projected = F.linear(channels_last(level), self.proj.weight[:, start : start + width])
+        finest, *weights = self.proj.weight.split(self.in_channels, dim=1)
+        total = F.linear(channels_last(levels[0]), finest, self.proj.bias)
+        for level, weight in zip(levels[1:], weights):
+            projected = F.linear(channels_last(level), weight)
             total = total + channels_last(_upsample(channels_first(projected), size))
-            start += width
         return channels_first(self.norm(total))
 
 
@@ -95,14 +94,35 @@ class PatchNeck(Neck):
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         self._check(levels)
         height, width = levels[0].shape[-2:]
-        padding = (0, -width % self.patch_size, 0, -height % self.patch_size)
-        total = None
-        for level, weight in zip(levels, self.proj.weight.split(self.in_channels, dim=1)):
-            full = F.pad(_upsample(level, levels[0].shape[-2:]), padding)
-            part = F.conv2d(full, weight, stride=self.patch_size)
-            total = part if total is None else total + part
-        assert total is not None and self.proj.bias is not None
-        return channels_first(self.norm(channels_last(total) + self.proj.bias))
+        total = self.proj.bias[:, None, None]  # type: ignore[index]
+        for i, (level, weight) in enumerate(zip(levels, self.proj.weight.split(self.in_channels, dim=1))):
+            # Levels of the output's size or smaller are projected before upsampling: less work, and no large map.
+            convolve = _upsample_then_convolve if i < 2 else _project_then_upsample
+            total = total + convolve(level, weight, height, width)
+        return channels_first(self.norm(channels_last(total)))
+
+
+def _upsample_then_convolve(level: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
+    patch = weight.shape[-1]
+    full = F.pad(_upsample(level, (height, width)), (0, -width % patch, 0, -height % patch))
+    return F.conv2d(full, weight, stride=patch)
+
+
+def _project_then_upsample(level: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
+    """The same by associativity: at the level's own pixels all p² taps at once, then each tap at its place."""
+    patch = weight.shape[-1]
+    projected = torch.einsum("bchw,dcpq->bpqhwd", level, weight)
+    rows = _interpolation(level.shape[-2], height, patch, level)
+    columns = _interpolation(level.shape[-1], width, patch, level)
+    across = torch.einsum("jqw,bpqhwd->bphjd", columns, projected)
+    return torch.einsum("iph,bphjd->bdij", rows, across)
+
+
+def _interpolation(source: int, target: int, patch: int, like: Tensor) -> Tensor:
+    """Weights (patches, p, source) of bilinear upsampling to `target` positions, zero in the padding."""
+    identity = torch.eye(source, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)[None]
+    weights = F.interpolate(identity, size=target, mode="linear", align_corners=False)[0]
+    return F.pad(weights, (0, -target % patch)).mT.unflatten(0, (-1, patch)).to(like.dtype)
 
 
 class TapNeck(Neck):
@@ -138,7 +158,9 @@ class TapNeck(Neck):
         self._check(levels)
         height, width = levels[0].shape[-2:]
         size = (self.scale * height, self.scale * width)
-        out: Tensor = self.fuse(torch.cat([_upsample(tap(level), size) for tap, level in zip(self.taps, levels)], dim=1))
+        out: Tensor = self.fuse(
+            torch.cat([_upsample(tap(level), size) for tap, level in zip(self.taps, levels)], dim=1)
+        )
         return out
 
 

@@ -25,8 +25,8 @@ class TaskQueryBlock(nn.Module):
         attention: ``"pixelwise"``: the query at a pixel attends (softmax) to the T fused tokens of that pixel (released
             DeMT, DeMTG); ``"linear"``: no softmax, Q·(KᵀV)·scale over all T·H·W tokens (released DeGMix);
             ``"global"``: softmax attention over all T·H·W tokens (papers).
-        pre_norm: LayerNorm on the inputs of the query, key and value projections, which then have no bias, as in DeGMix.
-            By default only with ``"linear"``, which needs it.
+        pre_norm: LayerNorm on the inputs of the query, key and value projections, which then have no bias, as in
+            DeGMix. By default only with ``"linear"``, which needs it.
 
     Shape:
         x (B, D, H, W) and fused (B, T, D, H, W), or (B, D, H, W) for one task, to (B, D, H, W). Every image of a batch
@@ -119,7 +119,10 @@ class TaskQueryBlock(nn.Module):
 
     def _global(self, x: Tensor, fused: Tensor) -> Tensor:
         queries = self.query(self.norm_query(x)).flatten(1, 2)
-        keys, values = (layer(norm(fused)).flatten(1, 3) for layer, norm in ((self.key, self.norm_key), (self.value, self.norm_value)))
+        keys, values = (
+            layer(norm(fused)).flatten(1, 3)
+            for layer, norm in ((self.key, self.norm_key), (self.value, self.norm_value))
+        )
         query, key, value = (rearrange(t, "b m (n d) -> b n m d", n=self.heads) for t in (queries, keys, values))
         attended = rearrange(F.scaled_dot_product_attention(query, key, value), "b n m d -> b m (n d)")
         return self._out(attended).view(x.shape)

@@ -61,7 +61,9 @@ class MultiTaskHead(nn.Module):
         heads = {}
         for name, task in resolved.items():
             kept = name in self.tasks and self.tasks[name].channels == task.channels
-            heads[name] = self.heads[name] if kept else self._new_head(task, self.heads[name] if name in self.tasks else None)
+            heads[name] = (
+                self.heads[name] if kept else self._new_head(task, self.heads[name] if name in self.tasks else None)
+            )
         self.heads = nn.ModuleDict(heads)
         self.tasks = resolved
 
@@ -81,7 +83,7 @@ class MultiTaskHead(nn.Module):
     def forward_features(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Task maps (B, D, h, w), the inputs of the task heads."""
         neck = self.neck(levels)
-        return {name: neck for name in self.tasks}
+        return dict.fromkeys(self.tasks, neck)
 
     def forward_head(self, features: Mapping[str, Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
         """Logits (B, channels, *size) per task, from `forward_features`."""
@@ -91,7 +93,7 @@ class MultiTaskHead(nn.Module):
         """Backbone levels, finest first, to logits (B, channels, *size) per task, at the head's own size by default."""
         return self.forward_head(self.forward_features(levels), size)
 
-    def _run(self, module: nn.Module, *args: Any) -> Any:
+    def _run(self, module: Callable[..., Any], *args: Any) -> Any:
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(module, *args, use_reentrant=False)
         return module(*args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from os import PathLike
@@ -31,6 +32,9 @@ class MultiTaskModel(nn.Module):
         pretrained_cfg: Preprocessing of images.
     """
 
+    backbone: Any
+    head: MultiTaskHead
+
     def __init__(
         self,
         config: ModelConfig,
@@ -41,11 +45,12 @@ class MultiTaskModel(nn.Module):
         super().__init__()
         self.config = config
         self.pretrained_cfg = pretrained_cfg or PretrainedCfg()
-        self.backbone: Any = create_backbone(
+        backbone: Any = create_backbone(
             config.backbone, pretrained=pretrained_backbone, in_chans=config.in_chans, **config.backbone_kwargs
         )
         head = BaselineHead if config.family == "multitask_baseline" else DeMTHead
-        self.head: MultiTaskHead = head(self.backbone.channels, self.backbone.strides, config)
+        self.backbone = backbone
+        self.head = head(backbone.channels, backbone.strides, config)
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -59,7 +64,7 @@ class MultiTaskModel(nn.Module):
             images: (B, in_chans, H, W), floating, normalised with `pretrained_cfg.mean` and `.std`. Any size.
 
         Returns:
-            Per task, in task order, logits (B, channels, H, W). `model.tasks[name].predict` turns them into predictions.
+            Per task, in task order, logits (B, channels, H, W); `model.tasks[name].predict` makes predictions of them.
 
         Raises:
             ValueError: if shape or dtype does not fit.
@@ -88,10 +93,8 @@ class MultiTaskModel(nn.Module):
         HRNet backbones do not offer it in timm; there only the head does so.
         """
         self.head.grad_checkpointing = enable
-        try:
+        with contextlib.suppress(AssertionError):
             self.backbone.set_grad_checkpointing(enable)
-        except AssertionError:
-            pass
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's parameter groups for layer-wise learning rates: the backbone's, everything else last."""
@@ -100,7 +103,7 @@ class MultiTaskModel(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that optimisers should not decay."""
-        names = getattr(self.backbone, "no_weight_decay", set)()
+        names: set[str] = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in names}
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
@@ -119,18 +122,22 @@ class MultiTaskModel(nn.Module):
     def _check_images(self, images: Tensor) -> None:
         chans = self.config.in_chans
         if not isinstance(images, Tensor):
-            raise ValueError(f"Expected `images` to be a tensor, got {type(images).__name__}; see demt.predict for files")
+            raise ValueError(
+                f"Expected `images` to be a tensor, got {type(images).__name__}; see demt.predict for files"
+            )
         if images.ndim != 4 or images.shape[1] != chans:
             raise ValueError(f"Expected `images` of shape (B, {chans}, H, W), got {tuple(images.shape)}")
         if not torch.is_floating_point(images):
             raise ValueError(
-                f"Expected `images` of a floating dtype, normalised, got {images.dtype}; use demt.preprocess(model, image)"
+                f"Expected `images` of a floating dtype, normalised, got {images.dtype}; see demt.preprocess"
             )
         if 0 in images.shape:
             raise ValueError(f"Expected `images` with at least one image and one pixel, got {tuple(images.shape)}")
         dtype = next(self.head.neck.parameters()).dtype
         if images.dtype != dtype and not torch.is_autocast_enabled(images.device.type):
-            raise ValueError(f"Expected `images` of the model's dtype {dtype}, got {images.dtype}; convert one of the two")
+            raise ValueError(
+                f"Expected `images` of the model's dtype {dtype}, got {images.dtype}; convert one of the two"
+            )
         deepest = max(self.backbone.strides)
         values = images.shape[0] * -(-images.shape[2] // deepest) * -(-images.shape[3] // deepest)
         if self.training and values < 2:

@@ -1,0 +1,134 @@
+"""Pictures of predictions: one per task, and a panel of all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from demt.palettes import voc_palette
+from demt.tasks import Task
+
+TITLES = {
+    "semseg": "Semantic segmentation",
+    "human_parts": "Human parts",
+    "sal": "Saliency",
+    "normals": "Surface normals",
+    "depth": "Depth",
+    "edge": "Boundaries",
+}
+# Seven points of a dark-to-bright colour map that stays ordered in grey and for colour-blind readers.
+_RAMP = np.array(
+    [(0, 0, 4), (51, 16, 104), (114, 31, 129), (183, 55, 121), (241, 96, 93), (254, 175, 119), (252, 253, 191)], float
+)
+Legend = list[tuple[tuple[int, int, int] | None, str]]
+_INK, _PAPER, _MUTED = (30, 30, 30), (255, 255, 255), (110, 110, 110)
+
+
+def task_picture(task: Task, prediction: NDArray[Any]) -> Image.Image:
+    """One task's prediction as a picture.
+
+    Class maps become palette images whose pixel values are the class ids (RGB above 256 classes); normals are coded as
+    (n + 1) / 2; probabilities as grey; other values from the smallest (dark) to the largest (bright).
+    """
+    if task.activation == "argmax":
+        palette = np.array(task.palette or voc_palette(task.channels), np.uint8)
+        if len(palette) > 256:
+            return Image.fromarray(palette[prediction])
+        picture = Image.fromarray(prediction.astype(np.uint8))
+        picture.putpalette(palette.tobytes())
+        return picture
+    if task.activation in ("sigmoid", "foreground") and prediction.ndim == 2:
+        return Image.fromarray(np.rint(255 * prediction).astype(np.uint8))
+    if task.activation == "unit" and task.channels == 3:
+        return Image.fromarray(np.rint(255 * (prediction.transpose(1, 2, 0) + 1) / 2).astype(np.uint8))
+    values = prediction if prediction.ndim == 2 else prediction.mean(0)
+    return Image.fromarray(_ramp(values))
+
+
+def _ramp(values: NDArray[Any]) -> NDArray[np.uint8]:
+    low, high = float(values.min()), float(values.max())
+    position = (values - low) / (high - low if high > low else 1.0) * (len(_RAMP) - 1)
+    colours = [np.interp(position, np.arange(len(_RAMP)), _RAMP[:, c]) for c in range(3)]
+    return np.rint(np.stack(colours, -1)).astype(np.uint8)
+
+
+def panel(
+    image: Image.Image,
+    prediction: Mapping[str, NDArray[Any]],
+    tasks: Mapping[str, Task],
+    *,
+    note: str | None = None,
+    cell_width: int = 420,
+) -> Image.Image:
+    """The image and all predictions side by side, with titles, legends and an optional note above."""
+    scale = cell_width / image.width
+    size = (cell_width, max(round(image.height * scale), 1))
+    cells: list[tuple[str, Image.Image, Legend]] = [("Image", image.convert("RGB"), [])]
+    for name, values in prediction.items():
+        cells.append((title(tasks[name]), task_picture(tasks[name], values), legend(tasks[name], values)))
+    columns = min(len(cells), 3 if len(cells) != 4 else 2)
+    gap, heading, rows = 16, 30, math.ceil(len(cells) / columns)
+    legend_height = 24 * 2
+    top = gap + (34 if note else 0)
+    canvas = Image.new(
+        "RGB", (gap + columns * (cell_width + gap), top + rows * (heading + size[1] + legend_height + gap)), _PAPER
+    )
+    draw = ImageDraw.Draw(canvas)
+    if note:
+        draw.text((gap, gap), note, fill=(180, 30, 30), font=ImageFont.load_default(17))
+    for index, (heading_text, picture, entries) in enumerate(cells):
+        x = gap + index % columns * (cell_width + gap)
+        y = top + index // columns * (heading + size[1] + legend_height + gap)
+        draw.text((x, y + 4), heading_text, fill=_INK, font=ImageFont.load_default(17))
+        resample = Image.Resampling.NEAREST if picture.mode == "P" else Image.Resampling.LANCZOS
+        canvas.paste(picture.resize(size, resample).convert("RGB"), (x, y + heading))
+        _draw_legend(draw, entries, x, y + heading + size[1] + 5, cell_width)
+    return canvas
+
+
+def title(task: Task) -> str:
+    """A task's name for people, with its unit."""
+    name = "Disparity" if task.name == "depth" and task.unit == "px" else TITLES.get(task.name, task.name)
+    return f"{name} ({task.unit})" if task.unit else name
+
+
+def legend(task: Task, values: NDArray[Any]) -> Legend:
+    """Entries (colour, text): the largest classes of a class map, or the range of other values."""
+    if task.activation == "argmax":
+        palette = task.palette or voc_palette(task.channels)
+        ids, counts = np.unique(values, return_counts=True)
+        largest = ids[np.argsort(-counts)]
+        return [(palette[i], task.classes[i] if task.classes else f"class {i}") for i in largest]
+    if task.activation == "identity":
+        low, high = float(values.min()), float(values.max())
+        unit = f" {task.unit}" if task.unit else ""
+        return [(_swatch(0), f"{low:.3g}{unit}"), (_swatch(-1), f"{high:.3g}{unit}")]
+    if task.activation == "unit":
+        return [((255, 128, 128), "right"), ((128, 255, 128), "up"), ((128, 128, 255), "to the camera")]
+    return [((0, 0, 0), "0"), ((255, 255, 255), "1")]
+
+
+def _swatch(index: int) -> tuple[int, int, int]:
+    red, green, blue = _RAMP[index].astype(int).tolist()
+    return red, green, blue
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, entries: Legend, x: int, y: int, width: int) -> None:
+    font = ImageFont.load_default(13)
+    left, line = x, 0
+    for position, (colour, text) in enumerate(entries):
+        needed = 22 + int(draw.textlength(text, font)) + 10
+        remaining = len(entries) - position
+        if left + needed > x + width - (60 if line == 1 and remaining > 1 else 0):
+            if line == 1:
+                draw.text((left, y + 20), f"+{remaining} more", fill=_MUTED, font=font)
+                return
+            left, line = x, 1
+        draw.rectangle((left, y + 20 * line + 2, left + 13, y + 20 * line + 14), fill=colour, outline=_MUTED)
+        draw.text((left + 19, y + 20 * line), text, fill=_INK, font=font)
+        left += needed
