@@ -44,8 +44,8 @@ def predict(
 
     Returns:
         Per task, in task order, an array at the image's size: class ids (H, W) for class maps, probabilities (H, W) in
-        [0, 1] for `sal` and `edge`, depth (H, W) in the task's unit, unit normals (3, H, W) with x to the right,
-        y up and z towards the camera. A list of such dicts for several images.
+        [0, 1] for `sal` and `edge`, depth (H, W) in the task's unit, unit normals (3, H, W) in
+        the axes of the training data. A list of such dicts for several images.
 
     Raises:
         FileNotFoundError, ValueError: for an image that cannot be read, or that does not fit the model.

@@ -73,7 +73,7 @@ def panel(
         cells.append((title(tasks[name]), task_picture(tasks[name], values), legend(tasks[name], values)))
     columns = min(len(cells), 3 if len(cells) != 4 else 2)
     gap, heading, rows = 16, 30, math.ceil(len(cells) / columns)
-    legend_height = 24 * 2
+    legend_height = 44
     top = gap + (34 if note else 0)
     canvas = Image.new(
         "RGB", (gap + columns * (cell_width + gap), top + rows * (heading + size[1] + legend_height + gap)), _PAPER
@@ -109,7 +109,7 @@ def legend(task: Task, values: NDArray[Any]) -> Legend:
         unit = f" {task.unit}" if task.unit else ""
         return [(_swatch(0), f"{low:.3g}{unit}"), (_swatch(-1), f"{high:.3g}{unit}")]
     if task.activation == "unit":
-        return [((255, 128, 128), "right"), ((128, 255, 128), "up"), ((128, 128, 255), "to the camera")]
+        return [((255, 128, 128), "+x"), ((128, 255, 128), "+y"), ((128, 128, 255), "+z")]
     return [((0, 0, 0), "0"), ((255, 255, 255), "1")]
 
 

@@ -113,9 +113,10 @@ class TaskQueryBlock(nn.Module):
             query = rearrange(self.query.weight.to(gram), "(n d) c -> n c d", n=self.heads)
             folded = rearrange(query @ key_value, "b n c d -> b c (n d)") @ self.proj.weight.to(gram).mT
             folded = folded @ self.linear.weight.to(gram).mT
-            bias = self.linear.weight @ self.proj.bias + self.linear.bias
-        queries = self.norm_query(x).flatten(1, 2)
-        return (queries @ folded.to(queries) + bias.to(queries)).view(x.shape)
+            bias = (self.linear.weight @ self.proj.bias + self.linear.bias).to(gram)
+            # Without softmax the sums over thousands of tokens are large and nearly equal: too much for half precision.
+            queries = self.norm_query(x.to(self.norm_query.weight.dtype)).to(gram).flatten(1, 2)
+            return (queries @ folded + bias).view(x.shape).to(self.norm.weight.dtype)
 
     def _global(self, x: Tensor, fused: Tensor) -> Tensor:
         queries = self.query(self.norm_query(x)).flatten(1, 2)

@@ -1,0 +1,17 @@
+import os
+
+import pytest
+import torch
+
+# Nothing in the tests may reach for the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def deviation(actual, expected):
+    """Largest error relative to the standard deviation of what is expected."""
+    return ((actual.float() - expected.float()).abs().max() / expected.float().std().clamp_min(1e-12)).item()
