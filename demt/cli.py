@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
+from demt.cli_boundary import eval_boundary
+
 if TYPE_CHECKING:
     from demt.models import MultiTaskModel
 
@@ -81,6 +83,9 @@ def convert(
         console.print(f"Tasks: {tasks}", highlight=False)
         console.print(f"Left out, as no output depends on them: {summary(converted.unused)}", highlight=False)
         console.print(f'Written to {folder}; load with demt.create_model("local-dir:{folder}")', soft_wrap=True)
+
+
+app.command("eval-boundary")(eval_boundary)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def test_batches_and_half_precision(name):
         assert deviation(torch.cat([single[task] for single in alone]), together[task]) < 1e-4
         assert torch.isfinite(half[task]).all()
         error = (half[task].float() - together[task]).square().mean().sqrt() / together[task].std()
-        assert error < 0.06
+        assert error < 0.1
 
 
 @pytest.mark.parametrize("options", [{}, {"interaction": "global", "query": "global"}])

@@ -1,0 +1,1 @@
+"""Boundary evaluation (ODS, OIS, AP) without MATLAB: suppression, thinning, matching, scores."""
