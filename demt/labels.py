@@ -74,7 +74,8 @@ def check_shapes(task: Task, logits: Tensor, target: Tensor) -> None:
     """
     if not isinstance(logits, Tensor) or not isinstance(target, Tensor):
         raise ValueError(
-            f"Task {task.name!r}: expected tensors, got {type(logits).__name__} logits and {type(target).__name__} labels"
+            f"Task {task.name!r}: expected tensors as logits and labels, got {type(logits).__name__} and "
+            f"{type(target).__name__}"
         )
     if logits.ndim != 4 or logits.shape[1] != task.channels:
         raise ValueError(

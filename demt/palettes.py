@@ -12,9 +12,7 @@ def voc_palette(count: int) -> Palette:
         >>> voc_palette(3)
         ((0, 0, 0), (128, 0, 0), (0, 128, 0))
     """
-    return tuple(
-        (_spread_bits(i), _spread_bits(i >> 1), _spread_bits(i >> 2)) for i in range(count)
-    )
+    return tuple((_spread_bits(i), _spread_bits(i >> 1), _spread_bits(i >> 2)) for i in range(count))
 
 
 def _spread_bits(index: int) -> int:

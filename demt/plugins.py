@@ -51,8 +51,8 @@ class Plugins(Generic[F]):
             return spec
         if spec not in self._table:
             raise ValueError(
-                f"Task {task!r} names the {self.kind} {spec!r}, but known names are {self.names()}. Register yours with "
-                f"@demt.plugins.register_{self.kind}({spec!r}), or pass the function itself as `{self.kind}` of the task"
+                f"Task {task!r} names the {self.kind} {spec!r}, but known names are {self.names()}. Register yours "
+                f"with @demt.plugins.register_{self.kind}({spec!r}), or pass the function as `{self.kind}` of the task"
             )
         return self._table[spec]
 

@@ -97,7 +97,8 @@ class Task:
 
         Returns:
             ``argmax``: (B, H, W) int64; ``foreground`` and ``sigmoid``: (B, H, W) in [0, 1];
-            ``unit``: (B, channels, H, W) of length 1; ``identity``: (B, H, W) for one channel, else (B, channels, H, W).
+            ``unit``: (B, channels, H, W) of length 1; ``identity``: (B, H, W) for one channel, else
+            (B, channels, H, W).
         """
         if self.activation == "argmax":
             return logits.argmax(1)
@@ -247,5 +248,7 @@ def _resolve_task(name: str, spec: int | Task | Mapping[str, Any]) -> Task:
         raise ValueError(f"Task {name!r} has {builtin.channels} channels, got {spec!r}; declare a demt.Task to differ")
     if spec == builtin.channels:
         return builtin
-    known = [task for tasks in DATASETS.values() for task in tasks.values() if (task.name, task.channels) == (name, spec)]
+    known = [
+        task for tasks in DATASETS.values() for task in tasks.values() if (task.name, task.channels) == (name, spec)
+    ]
     return known[0] if known else dataclasses.replace(builtin, channels=spec, classes=None, palette=None)

@@ -64,7 +64,7 @@ class DynamicWeightAverage(nn.Module):
 
     Liu, Johns, Davison: End-to-End Multi-Task Learning with Attention, CVPR 2019, equation 7. λ is 1 until two epochs
     are over. Call `step_epoch` after each epoch; the history is part of the ``state_dict``, so training can resume. A
-    mean runs over the steps in which the task had labels; a task without labels in an epoch keeps its last mean.
+    mean runs over the steps in which the task had labels; a task without labels in an epoch keeps its ratio.
     With several processes, `step_epoch` sums over them: call it on every process.
 
     Args:

@@ -31,14 +31,14 @@ class DepthMetrics(DenseMetric):
     squared: Tensor
     relative: Tensor
     close: Tensor
-    count: Tensor
+    pixels: Tensor
 
     def __init__(self, *, ignore_index: int = 255, validate: bool = True) -> None:
         super().__init__(ignore_index=ignore_index, validate=validate)
         self._add_sum("squared", dtype=torch.float64)
         self._add_sum("relative", dtype=torch.float64)
         self._add_sum("close")
-        self._add_sum("count")
+        self._add_sum("pixels")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add images.
@@ -51,15 +51,20 @@ class DepthMetrics(DenseMetric):
             ValueError: for shapes that differ, predictions that are not finite, or labels <= 0.
         """
         preds, target = label_map(preds), label_map(target)
-        self._check(preds, target, torch.finfo(torch.float32).tiny)
+        self._check(preds, target)
+        if self.validate and bool((target <= 0).any()):
+            raise ValueError(
+                f"DepthMetrics: label {float(target.min()):g} found; expected depths > 0, or {self.ignore_index} where "
+                f"depth is missing"
+            )
         sums = depth_sums(preds, target, ignore_index=self.ignore_index, dtype=self.squared.dtype)
         for name, value in sums._asdict().items():
             setattr(self, name, getattr(self, name) + value)
 
     def compute(self) -> dict[str, Tensor]:
         """``rmse``, ``abs_rel``, ``delta1``."""
-        self._check_not_empty(self.count)
-        return depth_errors(DepthSums(self.squared, self.relative, self.close, self.count))
+        self._check_not_empty(self.pixels)
+        return depth_errors(DepthSums(self.squared, self.relative, self.close, self.pixels))
 
 
 class RootMeanSquaredError(DenseMetric):

@@ -17,9 +17,9 @@ BIN_WIDTH = 0.01
 class NormalsMetrics(DenseMetric):
     """Angle between predicted and true normals over all labelled pixels of a data set.
 
-    `compute` returns ``mean`` and ``median`` in degrees and ``below_11.25``, ``below_22.5``, ``below_30``, the shares of
-    pixels with a smaller angle. All are exact but the median, which is read from a histogram with bins of 0.01 degrees,
-    so that memory does not grow with the data set: it is within 0.005 degrees of the exact one.
+    `compute` returns ``mean`` and ``median`` in degrees and ``below_11.25``, ``below_22.5``, ``below_30``, the shares
+    of pixels with a smaller angle. All are exact but the median, which is read from a histogram with bins of 0.01
+    degrees, so that memory does not grow with the data set: it is within 0.005 degrees of the exact one.
 
     Args:
         ignore_index: Label of pixels to leave out.

@@ -19,7 +19,7 @@ class MaxF(DenseMetric):
         thresholds: Probabilities from which on a pixel is salient; default 0.05, 0.10, ..., 0.95.
         beta_squared: β² of the F-measure: below 1 precision weighs more than recall.
         second_sigmoid: Apply a sigmoid to the probabilities first, as the ``"invpt"`` protocol does. It maps [0, 1] to
-            [0.5, 0.73], where only 5 of the default thresholds tell pixels apart.
+            [0.5, 0.73], where only 4 of the default thresholds (0.55 to 0.70) tell pixels apart.
         ignore_index: Label of pixels to leave out.
         validate: Check shapes and values in `update`.
 

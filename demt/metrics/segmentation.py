@@ -22,6 +22,7 @@ class MeanIoU(DenseMetric):
         validate: Check shapes and class ids in `update`.
 
     Example:
+        >>> import torch
         >>> metric = MeanIoU(num_classes=2)
         >>> metric.update(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 1, 0]]]))
         >>> metric.compute(), metric.per_class()
@@ -61,9 +62,7 @@ class MeanIoU(DenseMetric):
             raise ValueError(
                 f"Expected `preds` in [0, {self.num_classes - 1}], got {int(preds.min())} to {int(preds.max())}"
             )
-        self.confusion += confusion_matrix(
-            preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index
-        )
+        self.confusion += confusion_matrix(preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index)
 
     def compute(self) -> Tensor:
         """Mean over classes, in [0, 1]."""

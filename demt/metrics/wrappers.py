@@ -19,6 +19,7 @@ class ValidPixels(WrapperMetric):
         ignore_index: Label of pixels to leave out.
 
     Example:
+        >>> import torch
         >>> from torchmetrics import MeanAbsoluteError
         >>> metric = ValidPixels(MeanAbsoluteError())
         >>> metric.update(torch.tensor([[[1.0, 4.0]]]), torch.tensor([[[2.0, 255.0]]]))

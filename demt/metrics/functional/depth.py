@@ -14,10 +14,12 @@ class DepthSums(NamedTuple):
     squared: Tensor
     relative: Tensor
     close: Tensor
-    count: Tensor
+    pixels: Tensor
 
 
-def depth_sums(preds: Tensor, target: Tensor, *, ignore_index: int = 255, dtype: torch.dtype = torch.float64) -> DepthSums:
+def depth_sums(
+    preds: Tensor, target: Tensor, *, ignore_index: int = 255, dtype: torch.dtype = torch.float64
+) -> DepthSums:
     """Add up errors of predicted depths over labelled pixels.
 
     Args:
@@ -40,11 +42,12 @@ def depth_errors(sums: DepthSums) -> dict[str, Tensor]:
     """``rmse`` (in the depth's unit), ``abs_rel`` and ``delta1`` (both shares) over all pixels that were summed.
 
     Example:
-        >>> depth_errors(depth_sums(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 2.0])))
-        {'rmse': tensor(1.4142, dtype=torch.float64), 'abs_rel': tensor(0.5000, dtype=torch.float64), 'delta1': tensor(0.5000)}
+        >>> sums = depth_sums(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 2.0]))
+        >>> {name: round(value.item(), 4) for name, value in depth_errors(sums).items()}
+        {'rmse': 1.4142, 'abs_rel': 0.5, 'delta1': 0.5}
     """
     return {
-        "rmse": (sums.squared / sums.count).sqrt(),
-        "abs_rel": sums.relative / sums.count,
-        "delta1": sums.close / sums.count,
+        "rmse": (sums.squared / sums.pixels).sqrt(),
+        "abs_rel": sums.relative / sums.pixels,
+        "delta1": sums.close / sums.pixels,
     }
