@@ -57,10 +57,10 @@ class NormalsMetrics(DenseMetric):
         if preds.ndim != 4 or preds.shape[1] != 3:
             raise ValueError(f"Expected `preds` of shape (B, 3, H, W), got {tuple(preds.shape)}")
         self._check(preds, target, -1.001, 1.001)
-        angles = angular_errors(preds, target, ignore_index=self.ignore_index)
+        angles = angular_errors(preds, target, ignore_index=self.ignore_index, dtype=self.angle_sum.dtype)
         bins = (angles / BIN_WIDTH).long().clamp_max(len(self.histogram) - 1)
         self.histogram += torch.bincount(bins, minlength=len(self.histogram))
-        self.angle_sum = self.angle_sum + angles.sum(dtype=self.angle_sum.dtype)
+        self.angle_sum = self.angle_sum + angles.sum()
         self.below = self.below + torch.stack([(angles < limit).sum() for limit in LIMITS])
 
     def compute(self) -> dict[str, Tensor]:
