@@ -107,7 +107,8 @@ def value_summary(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     """Four numbers on the tensors' device, to read many tasks' in one transfer; `check_summary` judges them.
 
     Returns:
-        (4,) : lowest and highest valid label, whether labels are whole numbers, whether all logits are finite.
+        (4,): lowest and highest valid label, whether labels are whole numbers, and whether the logits of all images
+        that have a label are finite.
     """
     target = target.detach()
     valid = valid_mask(target, task.ignore_index)
@@ -116,7 +117,7 @@ def value_summary(task: Task, logits: Tensor, target: Tensor) -> Tensor:
         return torch.tensor([0.0, 0.0, 1.0, 1.0], device=logits.device)
     low, high = labels.aminmax()
     whole = (labels == labels.round()).all() if is_class_map(task) and labels.is_floating_point() else low == low
-    finite = logits.detach().isfinite().all()
+    finite = (logits.detach().isfinite().flatten(1).all(1) | ~valid.flatten(1).any(1)).all()
     return torch.stack([value.to(torch.float32) for value in (low, high, whole, finite)])
 
 

@@ -71,8 +71,9 @@ def balanced_bce(logits: Tensor, target: Tensor, *, pos_weight: float = 0.95, ig
     valid = valid_mask(target, ignore_index)
     x = _quiet(label_map(logits), valid)
     y = target.to(x.dtype).masked_fill(~valid, 0)
-    per_pixel = -pos_weight * y * F.logsigmoid(x) - (1 - pos_weight) * (1 - y) * F.logsigmoid(-x)
-    return _mean(per_pixel, valid)
+    ratio = x.new_full((), pos_weight / (1 - pos_weight))
+    per_pixel = F.binary_cross_entropy_with_logits(x, y, pos_weight=ratio, reduction="none")
+    return (1 - pos_weight) * _mean(per_pixel, valid)
 
 
 @register_loss("normals_l1")

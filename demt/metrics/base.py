@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -32,28 +33,38 @@ class DenseMetric(Metric):
     def _add_sum(self, name: str, *shape: int, dtype: torch.dtype = torch.long) -> None:
         self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
 
-    def _check(self, preds: Tensor, target: Tensor, low: float | None = None, high: float | None = None) -> None:
-        """Check that shapes agree and, with ``validate``, that predictions are finite and valid labels in range."""
+    def _check(
+        self, preds: Tensor, target: Tensor, *, limits: tuple[float, float] | None = None, whole: bool = False
+    ) -> None:
+        """Check that shapes agree and, with ``validate``, that predictions are finite and valid labels in range.
+
+        Args:
+            preds: Predictions.
+            target: Labels.
+            limits: Lowest and highest valid label.
+            whole: Whether valid labels are whole numbers.
+        """
+        name = type(self).__name__
         if preds.shape != target.shape:
             raise ValueError(
-                f"{type(self).__name__}: expected `preds` and `target` of one shape, got {tuple(preds.shape)} and "
+                f"{name}: expected `preds` and `target` of one shape, got {tuple(preds.shape)} and "
                 f"{tuple(target.shape)}"
             )
-        if not self.validate or not target.numel():
+        labels = target[target != self.ignore_index] if self.validate else target[:0]
+        if not labels.numel():
             return
         if preds.is_floating_point() and not bool(preds.isfinite().all()):
-            raise ValueError(f"{type(self).__name__}: `preds` hold NaN or infinite values")
-        valid = target != self.ignore_index
-        values = target[valid]
-        if not values.numel():
-            return
-        for value in torch.stack(values.aminmax()).tolist():
-            if not (-torch.inf if low is None else low) <= value <= (torch.inf if high is None else high):
-                expected = f"in [{low}, {high}]" if high is not None else f">= {low}" if low is not None else "numbers"
+            raise ValueError(f"{name}: `preds` hold NaN or infinite values")
+        low, high = limits or (-sys.float_info.max, sys.float_info.max)
+        for value in torch.stack(labels.aminmax()).tolist():
+            if not low <= value <= high:
+                expected = f"in [{low:g}, {high:g}]" if limits else "finite"
                 raise ValueError(
-                    f"{type(self).__name__}: label {value:g} found; expected labels {expected}, or "
-                    f"{self.ignore_index} where there is no label"
+                    f"{name}: label {value:g} found; expected labels {expected}, or {self.ignore_index} where there is "
+                    f"no label"
                 )
+        if whole and labels.is_floating_point() and bool((labels != labels.round()).any()):
+            raise ValueError(f"{name}: labels must be whole numbers; was the label map interpolated?")
 
     def _check_not_empty(self, count: Tensor) -> None:
         if not bool(count > 0):

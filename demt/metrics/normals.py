@@ -56,7 +56,7 @@ class NormalsMetrics(DenseMetric):
         """
         if preds.ndim != 4 or preds.shape[1] != 3:
             raise ValueError(f"Expected `preds` of shape (B, 3, H, W), got {tuple(preds.shape)}")
-        self._check(preds, target, -1.001, 1.001)
+        self._check(preds, target, limits=(-1.001, 1.001))
         angles = angular_errors(preds, target, ignore_index=self.ignore_index, dtype=self.angle_sum.dtype)
         bins = (angles / BIN_WIDTH).long().clamp_max(len(self.histogram) - 1)
         self.histogram += torch.bincount(bins, minlength=len(self.histogram))

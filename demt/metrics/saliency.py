@@ -67,7 +67,7 @@ class MaxF(DenseMetric):
             ValueError: for shapes that differ, predictions that are not finite, or labels other than 0 and 1.
         """
         target = label_map(target)
-        self._check(preds, target, 0, 1)
+        self._check(preds, target, limits=(0, 1), whole=True)
         preds = preds.sigmoid() if self.second_sigmoid else preds
         self.counts += threshold_counts(preds, target, thresholds=self.thresholds, ignore_index=self.ignore_index)
         self.pixels = self.pixels + (target != self.ignore_index).sum()

@@ -55,7 +55,7 @@ class MeanIoU(DenseMetric):
             ValueError: for shapes that differ, floating-point predictions, or ids out of range.
         """
         target = label_map(target)
-        self._check(preds, target, 0, self.num_classes - 1)
+        self._check(preds, target, limits=(0, self.num_classes - 1), whole=True)
         if preds.is_floating_point():
             raise ValueError(f"Expected `preds` to be class ids (integers), got {preds.dtype}; take the argmax first")
         if self.validate and preds.numel() and not 0 <= int(preds.min()) <= int(preds.max()) < self.num_classes:

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from demt.losses import DynamicWeightAverage, FixedWeights, UncertaintyWeights
-from tests.distributed import run_in_two
 
 
 def test_fixed_is_weighted_sum():
@@ -96,16 +95,3 @@ def test_dwa_does_not_count_validation():
 def test_dwa_temperature_is_checked():
     with pytest.raises(ValueError, match="temperature"):
         DynamicWeightAverage([1.0], temperature=0)
-
-
-def _half_of_each_epoch(rank):
-    balancer = DynamicWeightAverage([1.0, 1.0])
-    _epochs(balancer, [epoch[rank : rank + 1] for epoch in EPOCHS])
-    return balancer.task_weights()
-
-
-def test_dwa_of_two_processes_equals_one():
-    balancer = DynamicWeightAverage([1.0, 1.0])
-    _epochs(balancer, EPOCHS)
-    for weights in run_in_two(_half_of_each_epoch):
-        torch.testing.assert_close(weights, balancer.task_weights())

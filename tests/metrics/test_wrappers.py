@@ -3,7 +3,6 @@ import torch
 from torchmetrics import CosineSimilarity, MeanAbsoluteError
 
 from demt.metrics import ValidPixels
-from tests.distributed import run_in_two
 from tests.metrics.common import case
 
 
@@ -32,18 +31,3 @@ def test_vectors_become_rows():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="one shape"):
         ValidPixels(MeanAbsoluteError()).update(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3))
-
-
-def _on_rank(rank):
-    preds, target = case("depth")
-    metric = ValidPixels(MeanAbsoluteError())
-    metric.update(preds[rank : rank + 1], target[rank : rank + 1])
-    return metric.compute()
-
-
-def test_two_processes_equal_one():
-    preds, target = case("depth")
-    metric = ValidPixels(MeanAbsoluteError())
-    metric.update(preds[:2], target[:2])
-    for value in run_in_two(_on_rank):
-        torch.testing.assert_close(value, metric.compute())
