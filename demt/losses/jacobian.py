@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from demt.losses.multitask import LossOutput
@@ -41,7 +42,8 @@ def jacobian_backward(
         from torchjd.autojac import jac_to_grad, mtl_backward
     except ImportError as error:
         raise ImportError('Gradient-based balancing needs TorchJD: pip install "demt[balancing]"') from error
-    present = [name for name, count in result.labelled.items() if int(count) > 0]
+    counts = torch.stack(list(result.labelled.values())).tolist()
+    present = [name for name, count in zip(result.labelled, counts) if count > 0]
     if not present:
         raise ValueError("No task has a labelled pixel in this batch: there is nothing to learn from; skip the step")
     shared = [parameter for parameter in shared_parameters if parameter.requires_grad]

@@ -119,7 +119,7 @@ class MultiTaskLoss(nn.Module):
         parts, labelled = {}, {}
         for name in self.tasks:
             # An empty slice: its sum is 0 and its gradient is 0 for every logit, be it NaN.
-            parts[name] = outputs[name][:0].float().sum()
+            parts[name] = outputs[name][:0].sum(dtype=torch.promote_types(outputs[name].dtype, torch.float32))
             labelled[name] = torch.zeros((), dtype=torch.long, device=outputs[name].device)
             if name in prepared:
                 parts[name] = parts[name] + self._part(name, *prepared[name])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from demt.labels import label_map
@@ -24,6 +23,7 @@ class MaxF(DenseMetric):
         validate: Check shapes and values in `update`.
 
     Example:
+        >>> import torch
         >>> metric = MaxF()
         >>> metric.update(torch.tensor([[[0.9, 0.2]]]), torch.tensor([[[1, 0]]]))
         >>> metric.compute()
@@ -32,7 +32,6 @@ class MaxF(DenseMetric):
 
     higher_is_better = True
     counts: Tensor
-    thresholds: Tensor
     pixels: Tensor
 
     def __init__(
@@ -52,7 +51,7 @@ class MaxF(DenseMetric):
             raise ValueError(f"Expected `beta_squared` > 0, got {beta_squared}")
         self.beta_squared = beta_squared
         self.second_sigmoid = second_sigmoid
-        self.register_buffer("thresholds", torch.tensor(values), persistent=False)
+        self.thresholds = tuple(values)
         self._add_sum("counts", 3, len(values))
         self._add_sum("pixels")
 
@@ -69,7 +68,8 @@ class MaxF(DenseMetric):
         target = label_map(target)
         self._check(preds, target, limits=(0, 1), whole=True)
         preds = preds.sigmoid() if self.second_sigmoid else preds
-        self.counts += threshold_counts(preds, target, thresholds=self.thresholds, ignore_index=self.ignore_index)
+        thresholds = preds.new_tensor(self.thresholds)
+        self.counts += threshold_counts(preds, target, thresholds=thresholds, ignore_index=self.ignore_index)
         self.pixels = self.pixels + (target != self.ignore_index).sum()
 
     def compute(self) -> Tensor:

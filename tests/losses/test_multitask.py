@@ -96,6 +96,16 @@ def test_ignored_image_weighs_nothing():
     assert result.labelled["semseg"] == 48
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtypes_of_tasks_may_differ(dtype):
+    outputs, targets = _batch()
+    expected = MultiTaskLoss(PAIR)(outputs, targets)
+    outputs["semseg"] = outputs["semseg"].to(dtype)
+    result = MultiTaskLoss(PAIR)(outputs, targets)
+    torch.testing.assert_close(result.total.float(), expected.total, rtol=1e-2, atol=1e-2)
+    assert result.parts["semseg"].dtype == torch.promote_types(dtype, torch.float32)
+
+
 def test_batch_without_any_label_is_zero():
     outputs, _ = _batch()
     result = MultiTaskLoss(PAIR)(outputs, {})
