@@ -7,12 +7,13 @@ declares. A model's tasks are an ordered ``dict[str, Task]``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from demt import palettes
+from demt.plugins import LOSSES, METRICS
 
 Activation = Literal["argmax", "foreground", "sigmoid", "unit", "identity"]
 
@@ -27,10 +28,14 @@ class Task:
         activation: How logits (B, channels, H, W) become a prediction (see `Task.predict`): ``"argmax"`` class ids;
             ``"foreground"`` softmax probability of channel 1; ``"sigmoid"`` probability; ``"unit"`` unit vectors;
             ``"identity"`` the value itself.
-        loss: Name of the training loss.
+        loss: Training loss: a name (see `demt.plugins.register_loss`) or a function
+            ``loss(logits, target, *, ignore_index) -> scalar``, the mean over valid pixels.
+        loss_args: Further keyword arguments of that loss, e.g. ``{"pos_weight": 0.8}``.
         loss_weight: Factor of that loss in the multi-task sum (the published weights for the built-in tasks).
-        metric: Name of the evaluation metric.
+        metric: Evaluation metric: a name (see `demt.plugins.register_metric`) or a factory
+            ``metric(task) -> torchmetrics.Metric``.
         ignore_index: Label value that marks unlabelled pixels.
+        foreground_only: An image whose labels hold no class but 0 counts as unlabelled, in the loss and in the metric.
         classes: Class names, one a channel, for class maps.
         palette: RGB colours (0-255), one a class, for pictures of class maps.
         unit: Physical unit of the prediction, e.g. ``"m"``.
@@ -47,10 +52,12 @@ class Task:
     name: str
     channels: int
     activation: Activation = "identity"
-    loss: str = "l1"
+    loss: str | Callable[..., Tensor] = "l1"
+    loss_args: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
     loss_weight: float = 1.0
-    metric: str = "rmse"
+    metric: str | Callable[..., Any] = "rmse"
     ignore_index: int = 255
+    foreground_only: bool = False
     classes: tuple[str, ...] | None = None
     palette: tuple[tuple[int, int, int], ...] | None = None
     unit: str | None = None
@@ -72,6 +79,11 @@ class Task:
             )
         if self.activation == "foreground" and self.channels != 2:
             raise ValueError(f"Task {self.name!r}: activation 'foreground' needs 2 channels, got {self.channels}")
+        for field in ("loss", "metric"):
+            if not isinstance(getattr(self, field), str) and not callable(getattr(self, field)):
+                raise ValueError(
+                    f"Expected `{field}` of task {self.name!r} to be a name or a callable, got {getattr(self, field)!r}"
+                )
         for field in ("classes", "palette"):
             value = getattr(self, field)
             if value is not None and len(value) != self.channels:
@@ -99,9 +111,9 @@ class Task:
         return values[:, 0] if self.channels == 1 else values
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form: the fields that differ from their defaults."""
+        """JSON-ready form: the fields that differ from their defaults; a function is written as its name."""
         return {
-            field.name: list(map(list, value)) if field.name == "palette" else value
+            field.name: _jsonable(field.name, value)
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) != field.default
         }
@@ -115,6 +127,16 @@ class Task:
         if missing := sorted({"name", "channels"} - set(values)):
             raise ValueError(f"A task needs the keys ['name', 'channels']; missing {missing}")
         return cls(**values)
+
+
+def _jsonable(field: str, value: Any) -> Any:
+    if field == "palette":
+        return [list(colour) for colour in value]
+    if field == "loss_args":
+        return dict(value)
+    if field in ("loss", "metric"):
+        return (LOSSES if field == "loss" else METRICS).name_of(value)
+    return value
 
 
 def _semseg(channels: int, classes: tuple[str, ...] | None = None, palette: palettes.Palette | None = None) -> Task:
@@ -139,6 +161,7 @@ BUILTIN: dict[str, Task] = {
         loss="cross_entropy",
         loss_weight=2.0,
         metric="miou",
+        foreground_only=True,
         classes=palettes.PART_CLASSES,
         palette=palettes.PART_PALETTE,
     ),
@@ -155,7 +178,13 @@ BUILTIN: dict[str, Task] = {
     ),
     "depth": Task(name="depth", channels=1, activation="identity", loss="l1", metric="depth", unit="m"),
     "edge": Task(
-        name="edge", channels=1, activation="sigmoid", loss="balanced_bce", loss_weight=50.0, metric="boundary"
+        name="edge",
+        channels=1,
+        activation="sigmoid",
+        loss="balanced_bce",
+        loss_args={"pos_weight": 0.95},
+        loss_weight=50.0,
+        metric="boundary",
     ),
 }
 
@@ -165,7 +194,7 @@ DATASETS: dict[str, dict[str, Task]] = {
         "semseg": _semseg(40, palettes.NYUD_CLASSES, palettes.NYUD_PALETTE),
         "depth": BUILTIN["depth"],
         "normals": BUILTIN["normals"],
-        "edge": BUILTIN["edge"],
+        "edge": dataclasses.replace(BUILTIN["edge"], loss_args={"pos_weight": 0.8}),
     },
     "pascal": {name: BUILTIN[name] for name in ("semseg", "human_parts", "sal", "normals", "edge")},
     "cityscapes": {

@@ -1,0 +1,145 @@
+"""Label maps: which pixels carry a label, and checks that logits and labels fit together.
+
+Losses and metrics share these rules. A pixel is unlabelled when any channel of its label equals the ignore index.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from demt.tasks import Task
+
+
+def label_map(target: Tensor) -> Tensor:
+    """Drop the channel of a one-channel label map: (B, 1, H, W) or (B, H, W) to (B, H, W).
+
+    Raises:
+        ValueError: for any other shape.
+    """
+    if target.ndim == 4 and target.shape[1] == 1:
+        return target[:, 0]
+    if target.ndim != 3:
+        raise ValueError(f"Expected `target` of shape (B, H, W) or (B, 1, H, W), got {tuple(target.shape)}")
+    return target
+
+
+def valid_mask(target: Tensor, ignore_index: int = 255) -> Tensor:
+    """Labelled pixels, (B, H, W) bool, of a map (B, H, W) or (B, C, H, W).
+
+    Example:
+        >>> valid_mask(torch.tensor([[[0.5, 255.0]]]))
+        tensor([[[ True, False]]])
+    """
+    valid = target != ignore_index
+    return valid.all(1) if target.ndim == 4 else valid
+
+
+def resize_logits(logits: Tensor, target: Tensor) -> Tensor:
+    """Upsample logits (B, C, h, w) to the labels' height and width (bilinear, ``align_corners=False``).
+
+    Raises:
+        ValueError: if the logits are larger than the labels: a label must not be compared with a shrunk prediction.
+    """
+    size = target.shape[-2:]
+    if logits.shape[-2:] == size:
+        return logits
+    if logits.shape[-2] > size[0] or logits.shape[-1] > size[1]:
+        raise ValueError(
+            f"Expected logits no larger than the labels, got logits {tuple(logits.shape)} for labels "
+            f"{tuple(target.shape)}; crop the logits to the image, or give the labels at full size"
+        )
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def drop_images_without_foreground(target: Tensor, ignore_index: int = 255) -> Tensor:
+    """Mark every pixel of an image as ignored when no pixel of it has a class other than 0.
+
+    A data set of people's parts says nothing about an image without annotated people: its zeros mean "not annotated".
+
+    Example:
+        >>> drop_images_without_foreground(torch.tensor([[[0, 0]], [[0, 3]]])).tolist()
+        [[[255, 255]], [[0, 3]]]
+    """
+    foreground = ((target != 0) & (target != ignore_index)).flatten(1).any(1)
+    return torch.where(foreground.view(-1, *[1] * (target.ndim - 1)), target, ignore_index)
+
+
+def check_shapes(task: Task, logits: Tensor, target: Tensor) -> None:
+    """Check what needs no value of a tensor: ranks, channels, batch sizes, dtypes.
+
+    Raises:
+        ValueError: naming the task, what was expected and what came.
+    """
+    if not isinstance(logits, Tensor) or not isinstance(target, Tensor):
+        raise ValueError(
+            f"Task {task.name!r}: expected tensors as logits and labels, got {type(logits).__name__} and "
+            f"{type(target).__name__}"
+        )
+    if logits.ndim != 4 or logits.shape[1] != task.channels:
+        raise ValueError(
+            f"Task {task.name!r}: expected logits of shape (B, {task.channels}, H, W), got {tuple(logits.shape)}"
+        )
+    if not logits.is_floating_point():
+        raise ValueError(f"Task {task.name!r}: expected floating-point logits, got {logits.dtype}")
+    channels = 1 if is_class_map(task) else task.channels
+    shapes = f"(B, {channels}, H, W)" + (" or (B, H, W)" if channels == 1 else "")
+    if not ((target.ndim == 4 and target.shape[1] == channels) or (target.ndim == 3 and channels == 1)):
+        raise ValueError(f"Task {task.name!r}: expected labels of shape {shapes}, got {tuple(target.shape)}")
+    if target.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"Task {task.name!r}: logits hold {logits.shape[0]} images but labels {target.shape[0]}; "
+            f"give an image without a label a map full of {task.ignore_index}"
+        )
+    if target.dtype == torch.bool or target.is_complex():
+        raise ValueError(f"Task {task.name!r}: expected integer or floating-point labels, got {target.dtype}")
+    if target.device != logits.device:
+        raise ValueError(f"Task {task.name!r}: logits are on {logits.device} but labels on {target.device}")
+
+
+def is_class_map(task: Task) -> bool:
+    """Whether the task's labels are class ids: one map, whatever the number of logit channels."""
+    return task.activation in ("argmax", "foreground")
+
+
+def value_summary(task: Task, logits: Tensor, target: Tensor) -> Tensor:
+    """Four numbers on the tensors' device, to read many tasks' in one transfer; `check_summary` judges them.
+
+    Returns:
+        (4,): lowest and highest valid label, whether labels are whole numbers, and whether the logits of all images
+        that have a label are finite.
+    """
+    target = target.detach()
+    valid = valid_mask(target, task.ignore_index)
+    labels = torch.where(valid if target.ndim == 3 else valid[:, None], target, 0)
+    if labels.numel() == 0:
+        return torch.tensor([0.0, 0.0, 1.0, 1.0], device=logits.device)
+    low, high = labels.aminmax()
+    whole = (labels == labels.round()).all() if is_class_map(task) and labels.is_floating_point() else low == low
+    finite = (logits.detach().isfinite().flatten(1).all(1) | ~valid.flatten(1).any(1)).all()
+    return torch.stack([value.to(torch.float32) for value in (low, high, whole, finite)])
+
+
+def check_summary(task: Task, summary: list[float]) -> None:
+    """Judge what `value_summary` found.
+
+    Raises:
+        ValueError: for a label out of range, a class id that is no whole number, or logits that are not finite.
+    """
+    low, high, whole, finite = summary
+    if not finite:
+        raise ValueError(f"Task {task.name!r}: logits hold NaN or infinite values")
+    limits = {"argmax": task.channels - 1, "foreground": 1, "sigmoid": 1, "unit": 1.001}
+    bottom, top = (-1.001 if task.activation == "unit" else 0), limits.get(task.activation)
+    if top is None:
+        bottom, top = -torch.finfo(torch.float32).max, torch.finfo(torch.float32).max
+    for value in (low, high):
+        if not bottom <= value <= top:
+            expected = f"in [{bottom:g}, {top:g}]" if task.activation in limits else "finite"
+            raise ValueError(
+                f"Task {task.name!r}: label {value:g} found; expected labels {expected}, or {task.ignore_index} where "
+                f"there is no label"
+            )
+    if not whole:
+        raise ValueError(f"Task {task.name!r}: class labels must be whole numbers; was the label map interpolated?")

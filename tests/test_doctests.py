@@ -1,0 +1,21 @@
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+import torch
+
+import demt
+
+# The command line is no library, and modules that need an optional dependency are skipped when it is missing.
+MODULES = [m.name for m in pkgutil.walk_packages(demt.__path__, "demt.") if m.name != "demt.cli"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name):
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        pytest.skip(f"{name} cannot be imported: {error}")
+    result = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
