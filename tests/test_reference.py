@@ -44,9 +44,7 @@ def make_head(family, options, tasks=TASKS, width=16):
 def make_levels(neck, batch, height, width):
     sizes = [(height, width)] * 4 if neck == "taps" else [(-(-height // s), -(-width // s)) for s in (1, 2, 4, 8)]
     generator = torch.Generator().manual_seed(1)
-    return [
-        torch.randn(batch, c, *s, dtype=torch.float64, generator=generator) for c, s in zip((4, 6, 8, 10), sizes)
-    ]
+    return [torch.randn(batch, c, *s, dtype=torch.float64, generator=generator) for c, s in zip((4, 6, 8, 10), sizes)]
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -115,8 +115,9 @@ class TaskQueryBlock(nn.Module):
             folded = folded @ self.linear.weight.to(gram).mT
             bias = (self.linear.weight @ self.proj.bias + self.linear.bias).to(gram)
             # Without softmax the sums over thousands of tokens are large and nearly equal: too much for half precision.
-            queries = self.norm_query(x.to(self.norm_query.weight.dtype)).to(gram).flatten(1, 2)
-            return (queries @ folded + bias).view(x.shape).to(self.norm.weight.dtype)
+            dtype = self.norm.weight.dtype
+            queries = self.norm_query(x.to(dtype)).to(gram).flatten(1, 2)
+            return (queries @ folded + bias).view(x.shape).to(dtype)
 
     def _global(self, x: Tensor, fused: Tensor) -> Tensor:
         queries = self.query(self.norm_query(x)).flatten(1, 2)

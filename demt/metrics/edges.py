@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.wrappers.abstract import WrapperMetric
 
 from demt.labels import label_map
+from demt.metrics.boundary.metric import BoundaryScore
 
 
 class EdgeMetrics(WrapperMetric):
@@ -34,7 +34,7 @@ class EdgeMetrics(WrapperMetric):
     ) -> None:
         super().__init__()
         self.ignore_index = ignore_index
-        self.metric = _boundary_score(max_distance=max_distance, nms=nms, gt=gt)
+        self.metric = BoundaryScore(max_distance=max_distance, nms=nms, gt=gt)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add probabilities (B, H, W) and edge maps (B, H, W) or (B, 1, H, W)."""
@@ -49,17 +49,10 @@ class EdgeMetrics(WrapperMetric):
 
     def compute(self) -> dict[str, float]:
         """``odsF``, ``oisF``, ``ap``, in [0, 1]."""
-        scores: Any = self.metric.compute()
+        scores = self.metric.compute()
         return {"odsF": float(scores.ods), "oisF": float(scores.ois), "ap": float(scores.ap)}
 
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
         self.metric.reset()
-
-
-def _boundary_score(*, max_distance: float, nms: str | None, gt: str) -> Metric:
-    from demt.metrics import BoundaryScore  # type: ignore[attr-defined]
-
-    metric: Metric = BoundaryScore(max_distance=max_distance, nms=nms, gt=gt)
-    return metric

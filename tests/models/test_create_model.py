@@ -61,7 +61,9 @@ def test_reset_heads_keeps_what_stays():
     assert list(model.tasks) == list(model.eval()(torch.randn(2, 3, 64, 64))) == ["edge", "semseg", "sal"]
     assert model.config.tasks == model.tasks
     new = {n for n in after if n not in before or not torch.equal(after[n], before[n])}
-    assert all(n.startswith(("head.heads.sal", "head.mixers.sal", "head.queries.sal", "head.heads.semseg.logits")) for n in new)
+    assert all(
+        n.startswith(("head.heads.sal", "head.mixers.sal", "head.queries.sal", "head.heads.semseg.logits")) for n in new
+    )
     assert not any(".depth." in n for n in after)
     assert list(model.head.mixers) == ["edge", "semseg", "sal"]
 
@@ -136,7 +138,11 @@ def test_listing():
         ("degmix_swin_tny", {}, "Unknown model 'degmix_swin_tny'; did you mean one of .'degmix_swin_tiny'"),
         ("degmix_swin_tiny.nyu", {}, "Unknown tag 'nyu'.*'nyud'"),
         ("demt", {}, "needs the arguments .'backbone', 'tasks'."),
-        ("demt", {"backbone": "convnextv2_tny", "tasks": {"depth": 1}}, "timm model name, got 'convnextv2_tny'; did you mean"),
+        (
+            "demt",
+            {"backbone": "convnextv2_tny", "tasks": {"depth": 1}},
+            "timm model name, got 'convnextv2_tny'; did you mean",
+        ),
         ("demt_nano", {"widht": 32}, "Unknown model argument 'widht'; did you mean .'width'"),
         ("demt_nano", {"width": -1}, "`width` to be an integer >= 1, got -1"),
         ("demt_nano", {"query": "softmax"}, "`query` to be one of"),
@@ -157,7 +163,10 @@ def test_wrong_arguments(name, options, message):
     [
         (torch.randn(3, 480, 640), r"`images` of shape \(B, 3, H, W\), got \(3, 480, 640\)"),
         (torch.randn(1, 4, 32, 32), r"got \(1, 4, 32, 32\)"),
-        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "floating dtype, normalised, got torch.uint8; see demt.preprocess"),
+        (
+            torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
+            "floating dtype, normalised, got torch.uint8; see demt.preprocess",
+        ),
         (torch.randn(0, 3, 32, 32), "at least one image"),
         (torch.randn(1, 3, 0, 32), "at least one image and one pixel"),
         (torch.randn(1, 3, 32, 32, dtype=torch.float64), "model's dtype torch.float32, got torch.float64"),
