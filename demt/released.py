@@ -6,6 +6,7 @@ import logging
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from os import PathLike, fspath
 from pathlib import Path
@@ -86,17 +87,27 @@ def _preprocessing(converted: Converted) -> PretrainedCfg:
     return PretrainedCfg()
 
 
-class _Inert(dict):  # type: ignore[type-arg]
-    """Stands in for every class and function that a file names: takes anything, does nothing."""
+class _Inert:
+    """Stands in for a class or function that a file names: takes anything, does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
+        pass
 
     def __setstate__(self, state: Any) -> None:
         pass
 
-    def __hash__(self) -> int:  # type: ignore[override]
-        return id(self)
+
+class _InertMapping(_Inert):
+    """The same for what a file may fill with items: torch's unpickler fills plain and ordered dicts only."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return OrderedDict()
+
+
+def _stand_in(name: str) -> tuple[type, str]:
+    # NumPy's scalars and types come with a state that is no dict, all of Lightning's with one or with items.
+    base = _Inert if name.startswith("numpy.") else _InertMapping
+    return type(name.rsplit(".", 1)[-1], (base,), {}), name
 
 
 def read_checkpoint(path: str | PathLike[str]) -> Mapping[str, Any]:
@@ -112,8 +123,7 @@ def read_checkpoint(path: str | PathLike[str]) -> Mapping[str, Any]:
     try:
         stand_ins: list[Any] = []
         if zipfile.is_zipfile(file):
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-            stand_ins = [(type(name.rsplit(".", 1)[-1], (_Inert,), {}), name) for name in names]
+            stand_ins = [_stand_in(name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(file)]
         with torch.serialization.safe_globals(stand_ins):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except (
@@ -126,10 +136,17 @@ def read_checkpoint(path: str | PathLike[str]) -> Mapping[str, Any]:
         TypeError,
         OSError,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _reason(error)
         raise ValueError(f"{fspath(path)!r} cannot be read as a checkpoint of the released code: {reason}") from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(
             f"{fspath(path)!r} holds a {type(checkpoint).__name__}, expected a checkpoint with `state_dict`"
         )
     return checkpoint
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without torch's advice to load the file unsafely."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if line.startswith(("Can only", "Trying to", "Unsupported"))]
+    return (telling or lines or [type(error).__name__])[0]

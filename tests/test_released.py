@@ -7,6 +7,7 @@ import sys
 import types
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -135,8 +136,8 @@ def test_lightning_files_are_read_without_lightning(lightning, tmp_path):
         {
             "epoch": 9,
             "pytorch-lightning_version": "1.1.8",
-            "callbacks": {checkpoint_class: {"best_model_score": torch.tensor(1.0), "monitor": None}},
-            "hyper_parameters": attribute_dict(lr=1e-3, tasks=["semseg"]),
+            "callbacks": {checkpoint_class: {"best_model_score": np.float64(0.5), "dirpath": tmp_path}},
+            "hyper_parameters": attribute_dict(lr=1e-3, tasks=["semseg"], options=types.SimpleNamespace(a=1)),
             "optimizer_states": [{"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 1e-3}]}],
             "lr_schedulers": [],
             "state_dict": state,
