@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import nn
 
 from demt.config import Family, ModelConfig, PretrainedCfg, check_keys
-from demt.hub import load_folder, read_safetensors
+from demt.hub import read_safetensors
 from demt.models import MultiTaskModel
 from demt.models.variants import FAMILIES, SIZES
 from demt.registry import get_config, get_function
@@ -58,7 +58,7 @@ def create_model(
     if not isinstance(model_name, str):
         raise ValueError(f"Expected `model_name` to be a string, got {type(model_name).__name__}")
     if model_name.startswith(_LOCAL):
-        return load_folder(model_name[len(_LOCAL) :], kwargs)
+        return MultiTaskModel.from_pretrained(model_name[len(_LOCAL) :], **kwargs).train()
     if (function := get_function(model_name)) is not None:
         return function(pretrained=pretrained, **kwargs)
     config, cfg = _configuration(model_name, kwargs)

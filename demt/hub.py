@@ -15,44 +15,38 @@ import safetensors.torch
 from torch import Tensor
 
 from demt.config import ModelConfig, PretrainedCfg
-from demt.models import MultiTaskModel
-from demt.weights import load_weights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def save_pretrained(model: MultiTaskModel, folder: str | PathLike[str]) -> None:
+def write_folder(
+    folder: str | PathLike[str], config: ModelConfig, pretrained_cfg: PretrainedCfg, state: Mapping[str, Tensor]
+) -> None:
     """Write config.json and model.safetensors; each file replaces an older one only when it is complete."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    preprocessing = model.pretrained_cfg.to_dict()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    preprocessing = pretrained_cfg.to_dict()
     # Where weights lie is for names to say, not for the weights' own folder.
     preprocessing.pop("file")
-    config = {"library": "demt", "model": model.config.to_dict(), "pretrained_cfg": preprocessing}
-    text = json.dumps(config, indent=2) + "\n"
+    values = {"library": "demt", "model": config.to_dict(), "pretrained_cfg": preprocessing}
+    text = json.dumps(values, indent=2) + "\n"
     write_whole(path / WEIGHTS, lambda target: safetensors.torch.save_file(tensors, target, metadata={"format": "pt"}))
     write_whole(path / CONFIG, lambda target: Path(target).write_text(text, encoding="utf-8"))
 
 
-def load_folder(folder: str | PathLike[str], overrides: Mapping[str, Any] | None = None) -> MultiTaskModel:
-    """Build the model of a folder and load its weights.
-
-    Args:
-        folder: Holds config.json and model.safetensors.
-        overrides: Changes of the configuration (`tasks`, `in_chans`…).
+def read_folder(folder: str | PathLike[str]) -> tuple[ModelConfig, PretrainedCfg, dict[str, Tensor]]:
+    """Configuration, preprocessing and weights of a folder that `save_pretrained` wrote.
 
     Raises:
         FileNotFoundError: if the folder or one of its files is missing.
-        ValueError: if a file is damaged, or its content does not fit.
+        ValueError: if a file is damaged.
     """
     path = Path(folder)
     if not path.is_dir():
         raise FileNotFoundError(f"No model folder at {str(path)!r}; expected a folder with {CONFIG} and {WEIGHTS}")
     config, pretrained_cfg = read_config(path / CONFIG)
-    model = MultiTaskModel(config.replace(**(overrides or {})), pretrained_cfg=pretrained_cfg)
-    load_weights(model, read_safetensors(path / WEIGHTS), config.tasks, str(path / WEIGHTS))
-    return model
+    return config, pretrained_cfg, read_safetensors(path / WEIGHTS)
 
 
 def read_config(path: Path) -> tuple[ModelConfig, PretrainedCfg]:

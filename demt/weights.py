@@ -5,19 +5,31 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Mapping
+from typing import Any, Protocol
 
 import torch
 from timm.models import adapt_input_conv
 from torch import Tensor
 
-from demt.models import MultiTaskModel
 from demt.tasks import Task
+
+
+class MultiTask(Protocol):
+    """What this module needs of a model."""
+
+    backbone: Any
+
+    @property
+    def tasks(self) -> dict[str, Task]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> Any: ...
+
 
 _logger = logging.getLogger("demt")
 _TASK_ENTRY = re.compile(r"head\.(?:mixers|queries|heads)\.(\w+)\.")
 
 
-def load_weights(model: MultiTaskModel, state: Mapping[str, Tensor], tasks: Mapping[str, Task], source: str) -> None:
+def load_weights(model: MultiTask, state: Mapping[str, Tensor], tasks: Mapping[str, Task], source: str) -> None:
     """Load `state`, the weights of a model for `tasks`, into a model that may have others.
 
     Weights of tasks both have are kept; a task's logits are new where its channels differ; the first convolution is
@@ -54,7 +66,7 @@ def _task_of(name: str) -> str | None:
     return match.group(1) if match else None
 
 
-def _adapt_first_convolution(model: MultiTaskModel, state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+def _adapt_first_convolution(model: MultiTask, state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
     first = (getattr(model.backbone, "pretrained_cfg", None) or {}).get("first_conv")
     adapted = False
     for name in [f"backbone.{f}.weight" for f in ([first] if isinstance(first, str) else first or [])]:

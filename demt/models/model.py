@@ -6,15 +6,18 @@ import contextlib
 import re
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from demt import hub
 from demt.backbones import create_backbone
 from demt.config import ModelConfig, PretrainedCfg
 from demt.models.head import BaselineHead, DeMTHead, MultiTaskHead
 from demt.tasks import Task
+from demt.weights import load_weights
 
 
 class MultiTaskModel(nn.Module):
@@ -108,16 +111,24 @@ class MultiTaskModel(nn.Module):
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write config.json and model.safetensors to `folder`, which `from_pretrained` reads."""
-        from demt.hub import save_pretrained
-
-        save_pretrained(self, folder)
+        hub.write_folder(folder, self.config, self.pretrained_cfg, self.state_dict())
 
     @classmethod
     def from_pretrained(cls, folder: str | PathLike[str], **overrides: Any) -> MultiTaskModel:
-        """Load what `save_pretrained` wrote, in eval mode. `overrides` change the configuration, e.g. `tasks`."""
-        from demt.hub import load_folder
+        """Load what `save_pretrained` wrote, in eval mode.
 
-        return load_folder(folder, overrides).eval()
+        Args:
+            folder: Holds config.json and model.safetensors.
+            overrides: Changes of the configuration, e.g. `tasks`; weights that do not depend on them are kept.
+
+        Raises:
+            FileNotFoundError: if the folder or one of its files is missing.
+            ValueError: if a file is damaged, or its content does not fit.
+        """
+        config, pretrained_cfg, state = hub.read_folder(folder)
+        model = cls(config.replace(**overrides), pretrained_cfg=pretrained_cfg)
+        load_weights(model, state, config.tasks, str(Path(folder) / hub.WEIGHTS))
+        return model.eval()
 
     def _check_images(self, images: Tensor) -> None:
         chans = self.config.in_chans
