@@ -8,7 +8,7 @@ import torch
 import demt
 
 # The command line is no library, and modules that need an optional dependency are skipped when it is missing.
-MODULES = [m.name for m in pkgutil.walk_packages(demt.__path__, "demt.") if m.name != "demt.cli"]
+MODULES = [m.name for m in pkgutil.walk_packages(demt.__path__, "demt.") if m.name not in ("demt.cli", "demt.__main__")]
 
 
 @pytest.mark.parametrize("name", MODULES)

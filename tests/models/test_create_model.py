@@ -3,6 +3,8 @@
 import logging
 
 import pytest
+import safetensors.torch
+import timm
 import torch
 
 import demt
@@ -183,3 +185,42 @@ def test_a_backbone_of_fixed_size_says_so():
     model = demt.create_model("demt", backbone="maxvit_rmlp_pico_rw_256", tasks={"depth": 1}, width=16)
     with pytest.raises(ValueError, match=r"cannot take images of 64x64 pixels.*img_size"):
         model(torch.randn(2, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("name", "timm_name"),
+    [("demt_nano", "edgenext_xx_small"), ("demt_swin_tiny", "swin_tiny_patch4_window7_224"), ("degmix_vit_base", None)],
+)
+def test_backbone_weights_come_from_timm(name, timm_name, tmp_path):
+    source = timm.create_model(timm_name or "vit_base_patch16_224")
+    file = tmp_path / "timm.safetensors"
+    safetensors.torch.save_file(source.state_dict(), file)
+    released = {"released": True} if timm_name is None else {}
+    options = {**released, "pretrained_cfg_overlay": {"file": str(file)}}
+    model = demt.create_model(name, pretrained_backbone=True, backbone_kwargs=options).eval()
+    images = torch.randn(1, 3, 224, 224)
+    ours, theirs = model.backbone.state_dict(), source.state_dict()
+    changed = {"pos_embed"} if timm_name is None else set()
+    shared = (set(ours) & set(theirs)) - changed
+    assert len(shared) > 0.95 * len(ours) - 8
+    assert all(torch.equal(ours[n], theirs[n]) for n in shared)
+    if timm_name is None:
+        # The patch embedding's bias lives on in the position embeddings, which are resized to 512 pixels.
+        assert model.backbone.patch_embed.proj.bias is None
+        assert model.backbone.pos_embed.shape == (1, 1 + 32 * 32, 768)
+        with torch.no_grad():
+            levels = model.backbone(images)
+            wanted = source.forward_intermediates(images, indices=[2, 5, 8, 11], norm=False, intermediates_only=True)
+        for level, want in zip(levels, wanted):
+            assert torch.nn.functional.cosine_similarity(level.flatten(), want.flatten(), dim=0) > 0.98
+
+
+def test_a_model_in_half_precision():
+    for name in ("demt_nano", "degmix_nano"):
+        model = demt.create_model(name).eval()
+        images = torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            expected, half = model(images), model.bfloat16()(images.bfloat16())
+        for task, logits in half.items():
+            assert logits.dtype == torch.bfloat16
+            assert (logits.float() - expected[task]).square().mean().sqrt() < 0.1 * expected[task].std()

@@ -1,0 +1,5 @@
+"""`python -m demt`: the `demt` command."""
+
+from demt.cli import app
+
+app()
