@@ -120,7 +120,8 @@ def _split_generator(grad: Tensor, weight: Tensor, height: int, width: int) -> t
     taps = pixels[:, :-3]
     if groups % 2:
         taps = torch.cat([taps[:groups, :TAPS], taps[groups:, TAPS:]])
-    return taps.reshape(weight.shape).to(weight.dtype), pixels[:, -3].to(weight.dtype)
+    # Copies: torch wants no two results of an operator in one storage.
+    return taps.reshape(weight.shape).to(weight.dtype, copy=True), pixels[:, -3].to(weight.dtype, copy=True)
 
 
 def _columns(hidden: Tensor, halves: int, top: int, bottom: int, nudge: bool = False) -> Tensor:

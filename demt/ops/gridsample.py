@@ -76,7 +76,9 @@ def _spread(x: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
 def deform_sample_forward(x: Tensor, offset: Tensor) -> Tensor:
     """`demt.ops.deform_sample` of validated arguments."""
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    per_group = 2 * x.shape[1] // max(1, offset.shape[1])
+    if x.numel() == 0:
+        return y
+    per_group = 2 * x.shape[1] // offset.shape[1]
     out = y.flatten(0, 1)
     for start, stop, chunk, grid in _chunks(x, offset, nudge=False):
         out[start * per_group : stop * per_group] = sample(chunk, grid)
@@ -86,11 +88,12 @@ def deform_sample_forward(x: Tensor, offset: Tensor) -> Tensor:
 def deform_sample_backward(grad: Tensor, x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of `deform_sample_forward` for `x` and `offset`."""
     height, width = x.shape[-2:]
-    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-    grad_offset = torch.empty_like(offset, memory_format=torch.contiguous_format)
+    grad_x, grad_offset = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, offset))
+    if x.numel() == 0:
+        return grad_x, grad_offset.zero_()
     grad = grad.contiguous().flatten(0, 1)
     out_x, out_offset = grad_x.flatten(0, 1), grad_offset.reshape(-1, 2, height, width)
-    per_group = 2 * x.shape[1] // max(1, offset.shape[1])
+    per_group = 2 * x.shape[1] // offset.shape[1]
     for start, stop, chunk, grid in _chunks(x, offset, nudge=True):
         rows = slice(start * per_group, stop * per_group)
         out_x[rows], grad_grid = sample_backward(grad[rows].to(chunk.dtype), chunk, grid)
@@ -101,8 +104,6 @@ def deform_sample_backward(grad: Tensor, x: Tensor, offset: Tensor) -> tuple[Ten
 
 def _chunks(x: Tensor, offset: Tensor, nudge: bool) -> Iterator[tuple[int, int, Tensor, Tensor]]:
     """Slices of the (image, group) pairs: start, stop, their channels (n, K, H, W) and grid (n, 2, H, W)."""
-    if x.numel() == 0 or offset.numel() == 0:
-        return
     height, width = x.shape[-2:]
     offsets = offset.contiguous().reshape(-1, 2, height, width)
     groups = x.contiguous().reshape(offsets.shape[0], -1, height, width)

@@ -2,10 +2,12 @@
 
 A program holds a tile of pixels of one image in flattened (row-major) order. For a tile of channels it makes the offsets
 as a matrix product of the 3x3 taps of the hidden map, gathers the four corners, and multiplies on; neither offsets nor
-samples leave the chip in the forward pass. Everything that ends up in a position is float32 and never rounded to TF32:
-its 10 bits hold a coordinate of a large map only to a pixel's fraction.
+samples leave the chip in the forward pass.
 
-K is 81, the taps of nine channels, padded to `BLOCK_K`, a power of two.
+Whatever ends up in a position is float32, and multiplied as three TF32 products ("tf32x3"), which keeps 22 bits or more.
+One TF32 product has 11, which place a position in a map of 500 pixels to a quarter of a pixel at best.
+
+The taps of nine channels are 81 rows, taken `BLOCK_K` at a time; `ALL_K` is 81 rounded up to a power of two.
 """
 
 import triton
@@ -13,9 +15,9 @@ import triton.language as tl
 
 
 @triton.jit
-def _taps(hidden, pixel, H, W, BLOCK_K: tl.constexpr):
-    """Addresses and mask of the taps (BLOCK_K, pixels) of the nine channels that start at `hidden`."""
-    k = tl.arange(0, BLOCK_K)[:, None]
+def _tap_addresses(hidden, pixel, k, H, W):
+    """Addresses and mask of the taps k (K, pixels) of the nine channels that start at `hidden`."""
+    k = k[:, None]
     row = (pixel // W)[None, :] + k % 9 // 3 - 1
     col = (pixel % W)[None, :] + k % 3 - 1
     inside = (k < 81) & (pixel < H * W)[None, :] & (row >= 0) & (row < H) & (col >= 0) & (col < W)
@@ -23,19 +25,31 @@ def _taps(hidden, pixel, H, W, BLOCK_K: tl.constexpr):
 
 
 @triton.jit
-def _offset_rows(offset_weight, channel, C, component, BLOCK_K: tl.constexpr):
-    """The offset convolution's weights (channels, BLOCK_K) for the rows (component 0) or the columns (1)."""
-    k = tl.arange(0, BLOCK_K)[None, :]
-    address = offset_weight + (2 * channel + component)[:, None] * 81 + k
-    return tl.load(address, mask=(channel < C)[:, None] & (k < 81), other=0.0).to(tl.float32)
+def _offset_rows(offset_weight, channel, end, component, k):
+    """The offset convolution's weights (channels, K) for the rows (component 0) or the columns (1)."""
+    address = offset_weight + (2 * channel + component)[:, None] * 81 + k[None, :]
+    return tl.load(address, mask=(channel < end)[:, None] & (k < 81)[None, :], other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _positions(taps, rows, offset_bias, channel, C, component, centre, size):
-    """Positions (channels, pixels) along one axis; what lies far outside stays finite, and samples zero."""
-    bias = tl.load(offset_bias + 2 * channel + component, mask=channel < C, other=0.0).to(tl.float32)
-    position = tl.dot(rows, taps, input_precision="ieee") + bias[:, None] + centre[None, :].to(tl.float32)
-    return tl.minimum(tl.maximum(position, -2.0), size + 1.0)
+def _positions(
+    hidden, offset_weight, offset_bias, pixel, channel, end, H, W,
+    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """Rows and columns (channels, pixels) to sample; what lies far outside stays finite, and samples zero."""
+    bias_y = tl.load(offset_bias + 2 * channel, mask=channel < end, other=0.0).to(tl.float32)
+    bias_x = tl.load(offset_bias + 2 * channel + 1, mask=channel < end, other=0.0).to(tl.float32)
+    dy = tl.zeros((BLOCK_C, BLOCK_P), dtype=tl.float32)
+    dx = tl.zeros((BLOCK_C, BLOCK_P), dtype=tl.float32)
+    for start in range(0, 81, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        address, inside = _tap_addresses(hidden, pixel, k, H, W)
+        taps = tl.load(address, mask=inside, other=0.0).to(tl.float32)
+        dy += tl.dot(_offset_rows(offset_weight, channel, end, 0, k), taps, input_precision="tf32x3")
+        dx += tl.dot(_offset_rows(offset_weight, channel, end, 1, k), taps, input_precision="tf32x3")
+    py = dy + bias_y[:, None] + (pixel // W)[None, :].to(tl.float32)
+    px = dx + bias_x[:, None] + (pixel % W)[None, :].to(tl.float32)
+    return tl.minimum(tl.maximum(py, -2.0), H + 1.0), tl.minimum(tl.maximum(px, -2.0), W + 1.0)
 
 
 @triton.jit
@@ -57,15 +71,13 @@ def forward_kernel(
     x += image * C * H * W
     mixed = tl.zeros((BLOCK_D, BLOCK_P), dtype=tl.float32)
     for half in range(2):
-        address, inside = _taps(hidden + (image * 18 + half * 9) * H * W, pixel, H, W, BLOCK_K)
-        taps = tl.load(address, mask=inside, other=0.0).to(tl.float32)
+        nine = hidden + (image * 18 + half * 9) * H * W
         end = (half + 1) * (C // 2)
         for start in range(half * (C // 2), end, BLOCK_C):
             channel = start + tl.arange(0, BLOCK_C)
-            rows = _offset_rows(offset_weight, channel, end, 0, BLOCK_K)
-            py = _positions(taps, rows, offset_bias, channel, end, 0, pixel // W, H)
-            rows = _offset_rows(offset_weight, channel, end, 1, BLOCK_K)
-            px = _positions(taps, rows, offset_bias, channel, end, 1, pixel % W, W)
+            py, px = _positions(
+                nine, offset_weight, offset_bias, pixel, channel, end, H, W, BLOCK_C, BLOCK_K, BLOCK_P
+            )
             top, left = tl.floor(py), tl.floor(px)
             wy, wx = py - top, px - left
             row, col = top.to(tl.int32), left.to(tl.int32)
@@ -81,7 +93,7 @@ def forward_kernel(
             sampled += tl.load(p, mask=m, other=0.0).to(tl.float32) * wy * wx
             mask = (d < D)[:, None] & (channel < end)[None, :]
             w = tl.load(weight + d[:, None] * C + channel[None, :], mask=mask, other=0.0).to(PRODUCT)
-            mixed += tl.dot(w, sampled.to(PRODUCT), input_precision="tf32" if TF32 else "ieee")
+            mixed += tl.dot(w, sampled.to(PRODUCT), input_precision="tf32" if TF32 else "tf32x3")
     mixed += tl.load(bias + d, mask=d < D, other=0.0).to(tl.float32)[:, None]
     mask = (d < D)[:, None] & (pixel < H * W)[None, :]
     tl.store(out + (image * D + d[:, None]) * (H * W) + pixel[None, :], mixed.to(out.dtype.element_ty), mask=mask)
@@ -91,7 +103,7 @@ def forward_kernel(
 def backward_kernel(
     grad_sampled, x, hidden, offset_weight, offset_bias,
     sampled, grad_x, grad_hidden, grad_offset_weight, grad_offset_bias, C, H, W, TILES,
-    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, ALL_K: tl.constexpr,
 ):  # fmt: skip
     """One tile of channels, `TILES` tiles of pixels: the offset weights' gradient is summed on the chip, added once.
 
@@ -106,18 +118,15 @@ def backward_kernel(
     hidden += (image * 18 + half * 9) * H * W
     grad_hidden += (image * 18 + half * 9) * H * W
     plane = image * C * H * W + channel[:, None] * (H * W)
-    rows_y = _offset_rows(offset_weight, channel, end, 0, BLOCK_K)
-    rows_x = _offset_rows(offset_weight, channel, end, 1, BLOCK_K)
-    sum_rows_y = tl.zeros((BLOCK_C, BLOCK_K), dtype=tl.float32)
-    sum_rows_x = tl.zeros((BLOCK_C, BLOCK_K), dtype=tl.float32)
+    sum_rows_y = tl.zeros((BLOCK_C, ALL_K), dtype=tl.float32)
+    sum_rows_x = tl.zeros((BLOCK_C, ALL_K), dtype=tl.float32)
     sum_y = tl.zeros((BLOCK_C,), dtype=tl.float32)
     sum_x = tl.zeros((BLOCK_C,), dtype=tl.float32)
     for step in range(TILES):
         pixel = (tile * TILES + step) * BLOCK_P + tl.arange(0, BLOCK_P)
-        address, inside = _taps(hidden, pixel, H, W, BLOCK_K)
-        taps = tl.load(address, mask=inside, other=0.0).to(tl.float32)
-        py = _positions(taps, rows_y, offset_bias, channel, end, 0, pixel // W, H)
-        px = _positions(taps, rows_x, offset_bias, channel, end, 1, pixel % W, W)
+        py, px = _positions(
+            hidden, offset_weight, offset_bias, pixel, channel, end, H, W, BLOCK_C, BLOCK_K, BLOCK_P
+        )
         top, left = tl.floor(py), tl.floor(px)
         wy, wx = py - top, px - left
         row, col = top.to(tl.int32), left.to(tl.int32)
@@ -144,14 +153,20 @@ def backward_kernel(
         grad_x_position = g * ((1 - wy) * (b - a) + wy * (d - c))
         sum_y += tl.sum(grad_y, 1)
         sum_x += tl.sum(grad_x_position, 1)
-        sum_rows_y += tl.dot(grad_y, tl.trans(taps), input_precision="ieee")
-        sum_rows_x += tl.dot(grad_x_position, tl.trans(taps), input_precision="ieee")
-        grad_taps = tl.dot(tl.trans(rows_y), grad_y, input_precision="ieee")
-        grad_taps += tl.dot(tl.trans(rows_x), grad_x_position, input_precision="ieee")
-        address, inside = _taps(grad_hidden, pixel, H, W, BLOCK_K)
-        tl.atomic_add(address, grad_taps, mask=inside, sem="relaxed")
+        for start in range(0, 81, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            rows_y = tl.trans(_offset_rows(offset_weight, channel, end, 0, k))
+            rows_x = tl.trans(_offset_rows(offset_weight, channel, end, 1, k))
+            grad_taps = tl.dot(rows_y, grad_y, input_precision="tf32x3")
+            grad_taps += tl.dot(rows_x, grad_x_position, input_precision="tf32x3")
+            address, inside = _tap_addresses(grad_hidden, pixel, k, H, W)
+            tl.atomic_add(address, grad_taps, mask=inside, sem="relaxed")
+        address, inside = _tap_addresses(hidden, pixel, tl.arange(0, ALL_K), H, W)
+        taps = tl.trans(tl.load(address, mask=inside, other=0.0).to(tl.float32))
+        sum_rows_y += tl.dot(grad_y, taps, input_precision="tf32x3")
+        sum_rows_x += tl.dot(grad_x_position, taps, input_precision="tf32x3")
 
-    k = tl.arange(0, BLOCK_K)[None, :]
+    k = tl.arange(0, ALL_K)[None, :]
     mask = (channel < end)[:, None] & (k < 81)
     address = grad_offset_weight + (2 * channel)[:, None] * 81 + k
     tl.atomic_add(address, sum_rows_y, mask=mask, sem="relaxed")

@@ -13,26 +13,26 @@ from demt.ops import triton_kernels
 # Triton's interpreter runs on the CPU, where there is nothing to tune and small tiles keep a test short.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-TAPS_PADDED = 128
+TAPS_AT_A_TIME, ALL_TAPS = 32, 128
 PRODUCT_DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
-def _configs(channel_blocks: tuple[int, ...], pixel_blocks: tuple[int, ...]) -> list[triton.Config]:
+def _configs(*blocks: tuple[int, int, int]) -> list[triton.Config]:
+    """Tiles of channels and pixels, and warps: those that leave no or few registers to spill on compute 8.0 and 9.0."""
     if INTERPRETED:
         return [triton.Config({"BLOCK_C": 16, "BLOCK_P": 32})]
-    return [
-        triton.Config({"BLOCK_C": channels, "BLOCK_P": pixels}, num_warps=warps, num_stages=2)
-        for channels in channel_blocks
-        for pixels in pixel_blocks
-        for warps in (4, 8)
-    ]
+    return [triton.Config({"BLOCK_C": c, "BLOCK_P": p}, num_warps=warps, num_stages=2) for c, p, warps in blocks]
 
 
-_forward: Any = triton.autotune(_configs((16, 32), (32, 64)), key=["C", "D", "H", "W"])(triton_kernels.forward_kernel)
+_forward: Any = triton.autotune(
+    _configs((16, 32, 4), (16, 32, 8), (32, 32, 8), (32, 64, 8)),
+    key=["C", "D", "H", "W"],
+)(triton_kernels.forward_kernel)
+
 _backward: Any = triton.autotune(
-    _configs((16, 32), (32, 64)),
+    _configs((16, 32, 4), (16, 32, 8), (32, 64, 8)),
     key=["C", "H", "W"],
-    # Each trial adds to these sums.
+    # Every trial adds to these sums.
     reset_to_zero=["grad_x", "grad_hidden", "grad_offset_weight", "grad_offset_bias"],
 )(triton_kernels.backward_kernel)
 
@@ -52,7 +52,7 @@ def deform_mix_forward(
     with torch.cuda.device_of(x):
         _forward[grid](
             *tensors, out, channels, weight.shape[0], height, width,
-            BLOCK_D=block_d, BLOCK_K=TAPS_PADDED,
+            BLOCK_D=block_d, BLOCK_K=TAPS_AT_A_TIME,
             # The interpreter's products know no bfloat16.
             PRODUCT=tl.float32 if INTERPRETED else PRODUCT_DTYPES[x.dtype],
             TF32=torch.backends.cuda.matmul.allow_tf32,
@@ -87,7 +87,7 @@ def deform_mix_backward(
     with torch.cuda.device_of(x):
         _backward[grid](
             grad_sampled, x, hidden, offset_weight, offset_bias, sampled, *sums, channels, height, width, tiles,
-            BLOCK_K=TAPS_PADDED,
+            BLOCK_K=TAPS_AT_A_TIME, ALL_K=ALL_TAPS,
         )  # fmt: skip
     grad_weight = torch.matmul(grad.flatten(2), sampled.flatten(2).mT).sum(0)
     grad_x, grad_hidden, grad_offset_weight, grad_offset_bias = (
