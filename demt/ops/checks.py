@@ -18,7 +18,8 @@ def check_map(name: str, value: Tensor) -> None:
 def check_floating(name: str, value: Tensor) -> None:
     if value.dtype not in (torch.float32, torch.float64, *HALF):
         raise TypeError(
-            f"Expected `{name}` to be float32, float64, float16 or bfloat16, got {value.dtype}; convert it with .float()"
+            f"Expected `{name}` to be float32, float64, float16 or bfloat16, got {value.dtype}; "
+            f"convert it with .float()"
         )
 
 

@@ -63,8 +63,8 @@ def deform_mix_backward(
     dtype = compute_dtype(x.dtype)
     grad_x, grad_hidden = (torch.zeros_like(each, memory_format=torch.contiguous_format) for each in (x, hidden))
     if grad.numel() == 0 or x.numel() == 0:
-        zeros = (torch.zeros_like(each) for each in (offset_weight, offset_bias, weight))
-        return grad_x, grad_hidden, *zeros
+        zeros = torch.zeros_like
+        return grad_x, grad_hidden, zeros(offset_weight), zeros(offset_bias), zeros(weight)
     grad_weight = torch.zeros(weight.shape, dtype=dtype, device=x.device)
     generator = _generator(offset_weight, offset_bias, height, width, dtype)
     grad_generator = torch.zeros_like(generator)

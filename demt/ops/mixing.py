@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from demt.ops.autocast import autocast_dtype, without_autocast
 from demt.ops.checks import check_map, check_offset_dtype, check_same_device, check_same_dtype, check_shape
 from demt.ops.dispatch import log_fallback, triton_obstacle
 from demt.ops.gridmix import deform_mix_backward, deform_mix_forward
@@ -49,13 +50,12 @@ def deform_mix(
         (torch.Size([1, 3, 5, 5]), 1.0)
     """
     _check_shapes(x, hidden, offset_weight, offset_bias, weight, bias)
-    device = x.device.type
     if offset_bias is None:
         offset_bias = offset_weight.new_zeros(offset_weight.shape[0])
     if bias is None:
         bias = weight.new_zeros(weight.shape[0])
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        low = torch.get_autocast_dtype(device)
+    low = autocast_dtype(x.device)
+    if low is not None and x.dtype != torch.float64:
         x, weight, bias = x.to(low), weight.to(low), bias.to(low)
         hidden, offset_weight, offset_bias = hidden.float(), offset_weight.float(), offset_bias.float()
     check_same_dtype(x, weight=weight, bias=bias)
@@ -70,8 +70,8 @@ def _check_shapes(
     check_map("offset_weight", offset_weight)
     batch, channels, height, width = x.shape
     check_shape("hidden", hidden, (batch, 18, height, width), "(B, 18, H, W) beside `x`")
-    groups, odd = divmod(offset_weight.shape[0], 2)
-    if odd or groups == 0 or channels % groups or offset_weight.shape[1:] != (9, 3, 3):
+    groups = offset_weight.shape[0] // 2
+    if offset_weight.shape[0] % 2 or groups == 0 or channels % groups or offset_weight.shape[1:] != (9, 3, 3):
         raise ValueError(
             f"Expected `offset_weight` of shape (2G, 9, 3, 3) where G divides the {channels} channels of `x`, "
             f"got {tuple(offset_weight.shape)}"
@@ -93,7 +93,7 @@ def _mix_op(
     x: Tensor, hidden: Tensor, offset_weight: Tensor, offset_bias: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
     obstacle = triton_obstacle(x, offset_weight, weight)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         if obstacle is None:
             from demt.ops import triton_mix  # triton is not there on every platform
 
@@ -123,7 +123,7 @@ def _mix_backward_op(
         from demt.ops import triton_mix
 
         backward = triton_mix.deform_mix_backward
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return backward(grad, x, hidden, offset_weight, offset_bias, weight, need_sampling, need_weight)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from demt.ops.autocast import autocast_dtype, without_autocast
 from demt.ops.checks import check_map, check_offset_dtype, check_same_device
 from demt.ops.gridsample import deform_sample_backward, deform_sample_forward
 
@@ -41,18 +42,19 @@ def deform_sample(x: Tensor, offset: Tensor) -> Tensor:
     check_map("x", x)
     check_map("offset", offset)
     batch, channels, height, width = x.shape
-    pairs, odd = divmod(offset.shape[1], 2)
-    if odd or pairs == 0 or channels % pairs:
+    pairs = offset.shape[1] // 2
+    if offset.shape[1] % 2 or pairs == 0 or channels % pairs:
         raise ValueError(
             f"Expected `offset` of shape (B, 2G, H, W) where G divides the {channels} channels of `x`, "
             f"got {tuple(offset.shape)}"
         )
     if offset.shape != (batch, 2 * pairs, height, width):
         raise ValueError(
-            f"Expected `offset` of shape ({batch}, {2 * pairs}, {height}, {width}) to fit `x`, got {tuple(offset.shape)}"
+            f"Expected `offset` of shape ({batch}, {2 * pairs}, {height}, {width}) to fit `x`, "
+            f"got {tuple(offset.shape)}"
         )
     check_same_device(x, offset=offset)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    if autocast_dtype(x.device) is not None and x.dtype != torch.float64:
         offset = offset.float()
     check_offset_dtype(x, offset=offset)
     return _sample_op(x, offset)
@@ -60,7 +62,7 @@ def deform_sample(x: Tensor, offset: Tensor) -> Tensor:
 
 @torch.library.custom_op("demt::deform_sample", mutates_args=())
 def _sample_op(x: Tensor, offset: Tensor) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return deform_sample_forward(x, offset)
 
 
@@ -71,7 +73,7 @@ def _(x: Tensor, offset: Tensor) -> Tensor:
 
 @torch.library.custom_op("demt::deform_sample_backward", mutates_args=())
 def _sample_backward_op(grad: Tensor, x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return deform_sample_backward(grad, x, offset)
 
 

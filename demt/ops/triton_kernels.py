@@ -1,11 +1,11 @@
 """The GPU kernels of `deform_mix`, for one offset per channel (G = C).
 
-A program holds a tile of pixels of one image in flattened (row-major) order. For a tile of channels it makes the offsets
-as a matrix product of the 3x3 taps of the hidden map, gathers the four corners, and multiplies on; neither offsets nor
-samples leave the chip in the forward pass.
+A program holds a tile of pixels of one image in flattened (row-major) order. For a tile of channels it makes the
+offsets as a matrix product of the 3x3 taps of the hidden map, gathers the four corners, and multiplies on; neither
+offsets nor samples leave the chip in the forward pass.
 
-Whatever ends up in a position is float32, and multiplied as three TF32 products ("tf32x3"), which keeps 22 bits or more.
-One TF32 product has 11, which place a position in a map of 500 pixels to a quarter of a pixel at best.
+Whatever ends up in a position is float32, and multiplied as three TF32 products ("tf32x3"), which keeps 22 bits of
+each factor. One TF32 product keeps 11, which place a position in a map of 500 pixels to a quarter of a pixel at best.
 
 The taps of nine channels are 81 rows, taken `BLOCK_K` at a time; `ALL_K` is 81 rounded up to a power of two.
 """
@@ -75,9 +75,7 @@ def forward_kernel(
         end = (half + 1) * (C // 2)
         for start in range(half * (C // 2), end, BLOCK_C):
             channel = start + tl.arange(0, BLOCK_C)
-            py, px = _positions(
-                nine, offset_weight, offset_bias, pixel, channel, end, H, W, BLOCK_C, BLOCK_K, BLOCK_P
-            )
+            py, px = _positions(nine, offset_weight, offset_bias, pixel, channel, end, H, W, BLOCK_C, BLOCK_K, BLOCK_P)
             top, left = tl.floor(py), tl.floor(px)
             wy, wx = py - top, px - left
             row, col = top.to(tl.int32), left.to(tl.int32)
@@ -124,9 +122,7 @@ def backward_kernel(
     sum_x = tl.zeros((BLOCK_C,), dtype=tl.float32)
     for step in range(TILES):
         pixel = (tile * TILES + step) * BLOCK_P + tl.arange(0, BLOCK_P)
-        py, px = _positions(
-            hidden, offset_weight, offset_bias, pixel, channel, end, H, W, BLOCK_C, BLOCK_K, BLOCK_P
-        )
+        py, px = _positions(hidden, offset_weight, offset_bias, pixel, channel, end, H, W, BLOCK_C, BLOCK_K, BLOCK_P)
         top, left = tl.floor(py), tl.floor(px)
         wy, wx = py - top, px - left
         row, col = top.to(tl.int32), left.to(tl.int32)

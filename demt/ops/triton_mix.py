@@ -1,4 +1,4 @@
-"""Launches the GPU kernels of `deform_mix`, with block sizes tried out once per shape and type."""
+"""Launches the GPU kernels of `deform_mix`, with block sizes tried out once per number of channels and type."""
 
 import os
 from typing import Any
@@ -26,12 +26,12 @@ def _configs(*blocks: tuple[int, int, int]) -> list[triton.Config]:
 
 _forward: Any = triton.autotune(
     _configs((16, 32, 4), (16, 32, 8), (32, 32, 8), (32, 64, 8)),
-    key=["C", "D", "H", "W"],
+    key=["C", "D"],
 )(triton_kernels.forward_kernel)
 
 _backward: Any = triton.autotune(
     _configs((16, 32, 4), (16, 32, 8), (32, 64, 8)),
-    key=["C", "H", "W"],
+    key=["C"],
     # Every trial adds to these sums.
     reset_to_zero=["grad_x", "grad_hidden", "grad_offset_weight", "grad_offset_bias"],
 )(triton_kernels.backward_kernel)
@@ -70,7 +70,10 @@ def deform_mix_backward(
     need_sampling: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients for x, hidden, offset_weight, offset_bias and weight. The kernel gives the first four and the samples."""
+    """Gradients for x, hidden, offset_weight, offset_bias and weight, whether needed or not.
+
+    The kernel gives the first four and, for the last, the samples.
+    """
     batch, channels, height, width = x.shape
     grad = grad.contiguous()
     grad_sampled = torch.matmul(weight.mT, grad.flatten(2))

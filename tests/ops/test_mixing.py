@@ -1,4 +1,4 @@
-"""`deform_mix` on torch's kernels against convolution + torchvision's deformable convolution, and finite differences."""
+"""`deform_mix` on torch's kernels against torchvision's deformable convolution, and finite differences."""
 
 import pytest
 import torch
@@ -193,7 +193,7 @@ def test_memory_at_full_size():
 
 
 @pytest.mark.parametrize(
-    "changed, error, message",
+    ("changed", "error", "message"),
     [
         ({"x": torch.zeros(4, 5, 6)}, ValueError, "`x` of shape"),
         ({"x": torch.zeros(1, 4, 5, 6, dtype=torch.int64)}, TypeError, "`x` to be float32"),

@@ -1,4 +1,4 @@
-"""The operators as torch sees them: one node to compile and export, with a shape function and a derivative that agree."""
+"""The operators as torch sees them: one node to compile and export, whose shape function and derivative agree."""
 
 import shutil
 import sys
@@ -53,7 +53,7 @@ def test_opcheck_of_the_derivatives():
 
 
 @pytest.mark.parametrize(
-    "backend, dynamic",
+    ("backend", "dynamic"),
     [("aot_eager", False), ("aot_eager", True), pytest.param("inductor", False, marks=needs_compiler)],
 )
 def test_compiles_without_a_graph_break(backend, dynamic):
@@ -82,7 +82,7 @@ def test_exports_with_sizes_left_open():
     block = Block()
     height, width = torch.export.Dim("height", min=2), torch.export.Dim("width", min=2)
     sizes = {2: height, 3: width}
-    program = torch.export.export(block, inputs(5, 6), dynamic_shapes={n: sizes for n in ("x", "hidden", "offset")})
+    program = torch.export.export(block, inputs(5, 6), dynamic_shapes=dict.fromkeys(("x", "hidden", "offset"), sizes))
     targets = [str(node.target) for node in program.graph.nodes]
     assert targets.count("demt.deform_sample.default") == targets.count("demt.deform_mix.default") == 1
     for given in (inputs(5, 6), inputs(8, 11)):

@@ -21,7 +21,7 @@ interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in the interprete
 compiled = pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 
 # One image, batches, more channels, outputs and pixels than a tile holds, none a multiple of one.
-KERNEL_SHAPES = [shape for shape in SHAPES if shape[1] == shape[2] and shape[1] % 2 == 0] + [(1, 40, 40, 37, 9, 13)]
+KERNEL_SHAPES = [shape for shape in SHAPES if shape[1] == shape[2] and shape[1] % 2 == 0] + [(1, 34, 34, 17, 5, 7)]
 
 
 @compiled
@@ -64,7 +64,7 @@ def test_interpreted_half_precision(dtype, hidden_dtype):
 
 
 @interpreted
-@pytest.mark.parametrize("value", [1e30, -3e38, float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("value", [-1e30, float("inf"), float("nan")])
 def test_interpreted_offsets_that_are_no_positions_sample_zero(value):
     arguments = make(1, 4, 4, 3, 6, 9, torch.float32)
     arguments[3][2] = value  # rows of channel 1
@@ -84,6 +84,7 @@ def test_interpreted_shapes_without_a_kernel_fall_back():
 
 
 @compiled
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 @pytest.mark.parametrize("kernel", ["forward_kernel", "backward_kernel"])
 def test_compiles_for_a_gpu_that_is_not_there(kernel, monkeypatch, tmp_path):
     from triton.backends.compiler import GPUTarget
