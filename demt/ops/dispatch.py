@@ -32,12 +32,12 @@ def best_path(device: torch.device | str, dtype: torch.dtype = torch.float32) ->
         >>> best_path("cpu").name
         'torch'
         >>> best_path("cpu").reason
-        "there is no kernel for device 'cpu'; torch's own kernels in blocks that stay in the cache"
+        "there is no kernel for device 'cpu'; torch's own kernels, a block of the map at a time"
     """
     obstacle = _device_obstacle(torch.device(device).type) or _dtype_obstacle(dtype)
     if obstacle is None:
         return Path("triton", "offsets, sampling and the channel product in one kernel")
-    return Path("torch", f"{obstacle}; torch's own kernels in blocks that stay in the cache")
+    return Path("torch", f"{obstacle}; torch's own kernels, a block of the map at a time")
 
 
 def triton_obstacle(x: Tensor, offset_weight: Tensor, weight: Tensor) -> str | None:

@@ -37,10 +37,13 @@ def deform_mix_forward(
         maps = x[image].to(dtype).reshape(groups, -1, height, width)
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
-            columns = _columns(hidden[image].to(dtype), len(generator), top, bottom)
-            grid = torch.bmm(generator, columns).clamp_(-FAR, FAR).reshape(groups, 2, bottom - top, width)
-            mixed = torch.addmm(bias[:, None], weight, sample(maps, grid).flatten(1))
-            out[image, :, top * width : bottom * width] = mixed
+            sampled = _sample_rows(maps, hidden[image].to(dtype), generator, top, bottom)
+            target = out[image, :, top * width : bottom * width]
+            if out.dtype == dtype:
+                torch.addmm(bias[:, None], weight, sampled, out=target)
+            else:
+                target.copy_(torch.addmm(bias[:, None], weight, sampled))
+            del sampled  # before the next block's is made
     return out.unflatten(2, (height, width))
 
 
@@ -94,6 +97,12 @@ def deform_mix_backward(
             grad_hidden[image] = F.fold(grad_columns[:, :-3].flatten(0, 1), (height, width), 3, padding=1)
     grad_offset_weight, grad_offset_bias = _split_generator(grad_generator, offset_weight, height, width)
     return grad_x, grad_hidden, grad_offset_weight, grad_offset_bias, grad_weight.to(weight.dtype)
+
+
+def _sample_rows(maps: Tensor, hidden: Tensor, generator: Tensor, top: int, bottom: int) -> Tensor:
+    """Samples (C, pixels) for the rows top..bottom-1 of one image; the grid is gone when this returns."""
+    grid = torch.bmm(generator, _columns(hidden, len(generator), top, bottom)).clamp_(-FAR, FAR)
+    return sample(maps, grid.reshape(len(maps), 2, bottom - top, -1)).flatten(1)
 
 
 def _generator(weight: Tensor, bias: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:

@@ -4,7 +4,8 @@
 
 One image of 256 channels at 112 x 144, float32. Ratios are medians over the rounds of the first line of each table
 divided by the line's own. Torchvision's operator always includes a product of channels (256 x 256); its time alone is
-the line "channel product alone". `--tries` adds the ways of sampling that were tried and not kept.
+the line "channel product alone". `--tries` instead times the ways of sampling that were tried and not kept: apart,
+since numba changes the number of threads of torch's parallel regions.
 """
 
 import argparse
@@ -116,6 +117,9 @@ def main() -> None:
             from tests.benchmarks.ops_tries import tries
 
             lines |= {key: bind(each, x, offset) for key, each in tries().items()}
+            with torch.no_grad():
+                measure(f"sampling, forward, {name}", lines, options.rounds)
+            continue
         mixes = {
             "convolution + torchvision's": torchvision_mix,
             "convolution, grid_sample of the whole map, 1x1 convolution": whole_mix,

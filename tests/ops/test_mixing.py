@@ -52,7 +52,7 @@ def value_and_gradients(function, arguments: list[Tensor]) -> list[Tensor]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("witness", [torchvision_mix, deform_mix_reference])
-@pytest.mark.parametrize("samples", [1, 30, 1 << 19])
+@pytest.mark.parametrize("samples", [1, 30, 1 << 21])
 def test_equals_witness_in_value_and_gradients(monkeypatch, shape, witness, samples):
     monkeypatch.setitem(gridsample.CHUNK_SAMPLES, "cpu", samples)
     arguments = make(*shape)
@@ -186,9 +186,9 @@ def peak_in_maps(function, x: Tensor, *others: Tensor) -> float:
 def test_memory_at_full_size():
     """256 channels at 112 x 144. The offsets alone would be two maps, their convolution's columns 0.6."""
     arguments = make(1, 256, 256, 256, 112, 144, torch.float32)
-    assert 1 < peak_in_maps(deform_mix, *arguments) < 2
+    assert 1 < peak_in_maps(deform_mix, *arguments) < 3
     offset = F.conv2d(*arguments[1:4], padding=1, groups=2)
-    assert 1 < peak_in_maps(deform_sample, arguments[0], offset) < 2
+    assert 1 < peak_in_maps(deform_sample, arguments[0], offset) < 3
     assert peak_in_maps(torchvision_mix, *arguments) > 4  # the yardstick measures something
 
 
