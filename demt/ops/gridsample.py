@@ -41,10 +41,9 @@ def pixel_centres(like: Tensor, nudge: bool) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(like.dtype)
     shift = NUDGE * torch.finfo(dtype).eps if nudge else 0.0
     rows, cols = (
-        (2 * torch.arange(size, device=like.device, dtype=torch.float64) + 1) / size - 1 + shift
-        for size in (height, width)
+        torch.arange(1 - size, size + 1, 2, device=like.device, dtype=dtype) / size + shift for size in (height, width)
     )
-    return rows.to(dtype)[:, None].repeat(1, width), cols.to(dtype).repeat(height, 1)
+    return rows[:, None].repeat(1, width), cols.repeat(height, 1)
 
 
 def sample(x: Tensor, grid: Tensor) -> Tensor:
