@@ -18,25 +18,27 @@ def deform_mix(
 
     Computes `weight . deform_sample(x, conv(hidden)) + bias`, where `conv` is the 3x3 convolution of padding 1 and two
     groups given by `offset_weight` and `offset_bias`, without ever holding the 2G offset channels. This is the spatial
-    deformable operator of DeMT (arXiv 2301.03461, section 3.2) as released, where G = C.
+    deformable operator of DeMT (arXiv 2301.03461) as released, where G = C.
 
     Differentiable once, for all arguments. Positions are computed in float32 (float64 for float64) whatever the types.
 
     Args:
         x: Map of shape (B, C, H, W), floating.
-        hidden: Map of shape (B, 18, H, W), of `x`'s type or, for a half-precision `x`, float32. A half-precision one
-            cannot hold the coordinates of a map of more than 128 pixels a side to better than a pixel.
+        hidden: Map of shape (B, 18, H, W), of `x`'s type or, for a half-precision `x`, float32. bfloat16 cannot
+            hold coordinates beyond 256 to a pixel: leave it float32 where it carries coordinates.
         offset_weight: (2G, 9, 3, 3) where G divides C, of `hidden`'s type. The first G output channels read the first
             9 channels of `hidden`, the others the last 9; channels 2g and 2g + 1 are the rows and columns of group g.
         offset_bias: (2G,) in pixels, or None.
         weight: (D, C), of `x`'s type.
         bias: (D,), or None.
 
+    Infinite offsets sample zero; a NaN one gives NaN, or zero where the Triton kernels run (see `best_path`).
+
     Under autocast `x`, `weight` and `bias` are cast to autocast's type, as a convolution's would be; the others to
     float32.
 
     Returns:
-        Map of shape (B, D, H, W), of `x`'s type.
+        Map of shape (B, D, H, W), of `x`'s type (autocast's under autocast).
 
     Raises:
         ValueError: for shapes or devices that do not fit together.
