@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demt.layers.checks import check_choice, check_divides, check_maps, check_positive
-from demt.ops import deform_sample
+from demt.ops import deform_mix
 
 InitialOffsets = Literal["released", "zero"]
 
@@ -68,18 +68,26 @@ class SpatialDeformable(nn.Module):
 
     def offsets(self, x: Tensor) -> Tensor:
         """Offsets (B, 2·groups, H, W) in pixels; float32 at least, as half precision cannot hold coordinates."""
+        hidden = self._hidden(x)
         with torch.autocast(x.device.type, enabled=False):
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            hidden = _conv(self.position, x.to(dtype)) + neighbourhood_grid(x.shape[-2], x.shape[-1], dtype, x.device)
-            return _conv(self.offset, hidden)
+            return F.conv2d(hidden, *self._offset_parameters(hidden), padding=1, groups=2)
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps("x", x, self.channels, (4,))
-        offset = self.offsets(x)
+        hidden = self._hidden(x)
+        # The 2D offset channels are made and used piece by piece, never stored.
+        return deform_mix(x, hidden, *self._offset_parameters(hidden), self.proj.weight[..., 0, 0], self.proj.bias)
+
+    def _hidden(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            sampled = deform_sample(x.to(offset.dtype), offset).to(x.dtype)
-        out: Tensor = self.proj(sampled)
-        return out
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            weight, bias = self.position.weight.to(dtype), self.position.bias
+            u = F.conv2d(x.to(dtype), weight, None if bias is None else bias.to(dtype), padding=1)
+            return u + neighbourhood_grid(x.shape[-2], x.shape[-1], dtype, x.device)
+
+    def _offset_parameters(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        bias = self.offset.bias
+        return self.offset.weight.to(like), None if bias is None else bias.to(like)
 
 
 def neighbourhood_grid(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -90,8 +98,3 @@ def neighbourhood_grid(height: int, width: int, dtype: torch.dtype, device: torc
     )
     columns = torch.arange(1, width + 1, dtype=dtype, device=device).view(1, 1, width) + step.repeat(3).view(9, 1, 1)
     return torch.cat([rows.expand(9, height, width), columns.expand(9, height, width)])[None]
-
-
-def _conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    bias = None if conv.bias is None else conv.bias.to(x.dtype)
-    return F.conv2d(x, conv.weight.to(x.dtype), bias, conv.stride, conv.padding, conv.dilation, conv.groups)

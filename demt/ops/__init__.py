@@ -1,22 +1,15 @@
-"""Deformable sampling."""
+"""Deformable sampling as functions: one clear reference, the fast paths, one dispatcher."""
 
-from __future__ import annotations
+from demt.ops.dispatch import Path, best_path
+from demt.ops.mixing import deform_mix
+from demt.ops.reference import deform_mix_reference, deform_sample_reference
+from demt.ops.sampling import deform_sample
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
-
-def deform_sample(x: Tensor, offset: Tensor) -> Tensor:
-    """Sample x (B, C, H, W) bilinearly at each pixel plus offset (B, 2G, H, W), zero outside the map."""
-    batch, channels, height, width = x.shape
-    groups = offset.shape[1] // 2
-    if x.numel() == 0:
-        return x
-    rows = torch.arange(height, device=x.device, dtype=offset.dtype)[:, None]
-    columns = torch.arange(width, device=x.device, dtype=offset.dtype)
-    offset = offset.reshape(batch * groups, 2, height, width)
-    y = (offset[:, 0] + rows) * (2 / height) + (1 / height - 1)
-    xx = (offset[:, 1] + columns) * (2 / width) + (1 / width - 1)
-    maps = x.reshape(batch * groups, channels // groups, height, width)
-    return F.grid_sample(maps, torch.stack([xx, y], -1), align_corners=False).reshape(x.shape)
+__all__ = [
+    "Path",
+    "best_path",
+    "deform_mix",
+    "deform_mix_reference",
+    "deform_sample",
+    "deform_sample_reference",
+]
