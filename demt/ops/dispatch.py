@@ -1,6 +1,7 @@
 """Which implementation runs where, and why: decided in one place, reported in words."""
 
 import functools
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -52,6 +53,9 @@ def _device_obstacle(device: str) -> str | None:
         return f"there is no kernel for device {device!r}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
+    major, minor = importlib.metadata.version("triton").split(".")[:2]
+    if (int(major), int(minor)) < (3, 3):
+        return "the kernels need triton 3.3"
     if device == "cuda" and torch.version.hip is not None:
         return "the kernels were never tried on ROCm"
     if device == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):

@@ -8,16 +8,12 @@ from rich.console import Console
 from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, Metric
 
-import demt.metrics
 from demt import Task
 from demt.metrics import MultiTaskMetrics, ValidPixels, get_protocol, register_metric
 from demt.tasks import BUILTIN, DATASETS
 from tests.golden_losses import figures, tensors
 
 NO_EDGE = {"semseg": DATASETS["nyud"]["semseg"], **{k: BUILTIN[k] for k in ("human_parts", "sal", "normals", "depth")}}
-boundary = pytest.mark.skipif(
-    not hasattr(demt.metrics, "BoundaryScore"), reason="demt.metrics.BoundaryScore is not there yet"
-)
 
 
 @pytest.mark.parametrize("protocol", ["atrc", "mtdp"])
@@ -201,7 +197,7 @@ class _FakeBoundaryScore(Metric):
 @pytest.mark.parametrize("protocol", ["atrc", "invpt", "mtdp"])
 @pytest.mark.parametrize("dataset", ["nyud", "pascal"])
 def test_boundaries_get_their_settings_and_images_without_padding(monkeypatch, protocol, dataset):
-    monkeypatch.setattr(demt.metrics, "BoundaryScore", _FakeBoundaryScore, raising=False)
+    monkeypatch.setattr("demt.metrics.edges.BoundaryScore", _FakeBoundaryScore)
     metrics = MultiTaskMetrics({"edge": 1}, protocol=protocol, dataset=dataset)
     logits = torch.randn(3, 1, 6, 8, generator=torch.Generator().manual_seed(0))
     target = torch.full((3, 1, 6, 8), 255.0)
@@ -220,7 +216,6 @@ def test_boundaries_get_their_settings_and_images_without_padding(monkeypatch, p
     assert f"max_distance {inner.settings['max_distance']}" in str(metrics)
 
 
-@boundary
 def test_real_boundaries():
     target = torch.full((1, 1, 40, 50), 255.0)
     target[0, 0, :36, :44] = 0

@@ -14,7 +14,7 @@ import torch
 from demt.ops import best_path, deform_mix, deform_mix_reference, dispatch
 from tests.ops.test_mixing import NAMES, SHAPES, make, value_and_gradients
 
-triton = pytest.importorskip("triton", reason="triton is not installed")
+triton = pytest.importorskip("triton", minversion="3.3", reason="the kernels and these tests want triton 3.3")
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in the interpreter, by test_in_the_interpreter")
