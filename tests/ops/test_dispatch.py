@@ -27,10 +27,18 @@ def test_cpu_takes_torch():
 def test_cuda_takes_triton_where_it_can(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(dispatch.importlib.metadata, "version", lambda name: "3.10.0")
     assert best_path(torch.device("cuda:1"), torch.bfloat16).name == "triton"
     path = best_path("cuda", torch.float64)
     assert path.name == "torch"
     assert "torch.float64" in path.reason
+
+
+def test_cuda_with_old_triton_takes_torch(monkeypatch):
+    monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(dispatch.importlib.metadata, "version", lambda name: "3.2.0")
+    assert best_path("cuda").name == "torch"
+    assert "triton 3.3" in best_path("cuda").reason
 
 
 def test_cuda_without_triton_takes_torch(monkeypatch):
