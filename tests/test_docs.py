@@ -60,7 +60,7 @@ def printed(code):
     return re.findall(r"^print\(.*\)  # (.*)$", code, re.M)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_page_runs(page, prepared, tmp_path, monkeypatch, capsys):
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -83,9 +83,10 @@ def test_page_runs(page, prepared, tmp_path, monkeypatch, capsys):
                 assert result.exit_code == 0, f"{shlex.join(command)}: {result.output}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_links_lead_somewhere(page):
-    for target in LINK.findall(page.read_text(encoding="utf-8")):
+    prose = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    for target in LINK.findall(prose):
         assert (page.parent / target).exists(), target
 
 
