@@ -2,8 +2,8 @@
 
 The Python blocks of a page run in order in one namespace, in a folder with a photograph, a checkpoint of the released
 code and two boundary maps. In shell blocks, what starts with ``demt`` runs. ``no-run`` after a block's language leaves
-the block out; ``<!-- needs: package -->`` above it leaves it out where that package is missing. A comment behind a
-``print`` that starts a line is what must come out.
+the block out; ``<!-- needs: package -->`` above it leaves it out where that package is missing. A comment behind or
+under a ``print`` is what must come out.
 """
 
 import importlib.util
@@ -57,7 +57,17 @@ def commands(code):
 
 
 def printed(code):
-    return re.findall(r"^print\(.*\)  # (.*)$", code, re.M)
+    """Lines that a Python block says it prints: the comment behind a ``print``, or the comments under it."""
+    lines, under = [], False
+    for line in code.splitlines():
+        if match := re.match(r" *print\(.*\)(?:  # (?P<said>.*))?$", line):
+            lines += [match["said"]] if match["said"] else []
+            under = not match["said"]
+        elif under and line.startswith("# "):
+            lines.append(line[2:])
+        else:
+            under = False
+    return lines
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
@@ -92,11 +102,13 @@ def test_links_lead_somewhere(page):
 
 def test_blocks_and_commands_are_found():
     page = (
-        "<!-- needs: a -->\n```python\nx = 1\nprint(x)  # 1\n```\n"
+        "<!-- needs: a -->\n```python\nx = 1\nprint(x)  # 1\nprint(x)\n# 2\n# 3\nx\n# 4\n```\n"
         "```bash no-run\npip install x && demt a \\\n b # c\ndemt d\n```\n"
     )
     first, second = BLOCK.finditer(page)
-    assert first.group("needs", "language", "code") == ("a", "python", "x = 1\nprint(x)  # 1\n")
+    assert first.group("needs", "language") == ("a", "python")
+    assert first["code"].startswith("x = 1\n")
+    assert first["code"].endswith("# 4\n")
     assert second.group("needs", "language", "info") == (None, "bash", " no-run")
-    assert printed(first["code"]) == ["1"]
+    assert printed(first["code"]) == ["1", "2", "3"]
     assert commands(second["code"]) == [["demt", "a", "b"], ["demt", "d"]]
