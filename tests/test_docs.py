@@ -1,22 +1,114 @@
-"""Every Python snippet of the documentation of losses and metrics runs."""
+"""The documentation is true: its snippets run, page by page, and print what stands beside them.
+
+The Python blocks of a page run in order in one namespace, in a folder with a photograph, a checkpoint of the released
+code and two boundary maps. In shell blocks, what starts with ``demt`` runs. ``no-run`` after a block's language leaves
+the block out; ``<!-- needs: package -->`` above it leaves it out where that package is missing. A comment behind or
+under a ``print`` is what must come out.
+"""
 
 import importlib.util
 import re
+import shlex
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from skimage import data
+from typer.testing import CliRunner
 
-DOCS = Path(__file__).parents[1] / "docs"
-PATTERN = re.compile(r"(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)```", re.DOTALL)
-SNIPPETS = [
-    pytest.param(needs, code, id=f"{page}-{number}")
-    for page in ("losses", "metrics", "protocols")
-    for number, (needs, code) in enumerate(PATTERN.findall((DOCS / f"{page}.md").read_text(encoding="utf-8")))
-]
+import demt
+from demt.cli import app
+from tests.released_form import released_form
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(
+    r"(?:<!-- needs: (?P<needs>\w+) -->\n)?^```(?P<language>\w+)(?P<info>.*)\n(?P<code>(?s:.*?))^```$", re.M
+)
+LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 
 
-@pytest.mark.parametrize(("needs", "code"), SNIPPETS)
-def test_snippet_runs(needs, code):
-    if needs and importlib.util.find_spec(needs) is None:
-        pytest.skip(f"{needs} is not installed")
-    exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder with the files that the pages speak of."""
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "docs").mkdir()
+    for name in ("photo.jpg", "docs/photo.jpg"):
+        Image.fromarray(data.astronaut()[::2, ::2]).save(folder / name)
+    torch.manual_seed(0)
+    model = demt.create_model("demt_hrnet_w18.nyud")
+    state = released_form(model.state_dict(), family="demt", tasks=list(model.tasks))
+    torch.save({"state_dict": state}, folder / "checkpoint.ckpt")
+    edges = np.zeros((60, 80), np.uint8)
+    edges[30] = 255
+    for name in ("predictions/edge", "data/NYUDv2/edge"):
+        (folder / name).mkdir(parents=True)
+        Image.fromarray(edges).save(folder / name / "1.png")
+    return folder
+
+
+def commands(code):
+    """The ``demt`` commands of a shell block."""
+    parts = re.split(r"\n|&&", code.replace("\\\n", " "))
+    return [shlex.split(part, comments=True) for part in parts if part.strip().startswith("demt ")]
+
+
+def printed(code):
+    """Lines that a Python block says it prints: the comment behind a ``print``, or the comments under it."""
+    lines, under = [], False
+    for line in code.splitlines():
+        if match := re.match(r" *print\(.*\)(?:  # (?P<said>.*))?$", line):
+            lines += [match["said"]] if match["said"] else []
+            under = not match["said"]
+        elif under and line.startswith("# "):
+            lines.append(line[2:])
+        else:
+            under = False
+    return lines
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_page_runs(page, prepared, tmp_path, monkeypatch, capsys):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    text, names = page.read_text(encoding="utf-8"), {"__name__": f"page_{page.stem}"}
+    for block in BLOCK.finditer(text):
+        needs, language, info, code = block.group("needs", "language", "info", "code")
+        if "no-run" in info or (needs and importlib.util.find_spec(needs) is None):
+            continue
+        if language == "python":
+            # Empty lines in front, so that a traceback has the page's line numbers.
+            line = text.count("\n", 0, block.start("code"))
+            capsys.readouterr()
+            exec(compile("\n" * line + code, str(page), "exec"), names)
+            out = iter(capsys.readouterr().out.splitlines())
+            for expected in printed(code):
+                assert expected in out, f"{page.name}, block at line {line}: not printed, or not in this order"
+        elif language == "bash":
+            for command in commands(code):
+                result = CliRunner().invoke(app, command[1:])
+                assert result.exit_code == 0, f"{shlex.join(command)}: {result.output}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_links_lead_somewhere(page):
+    prose = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    for target in LINK.findall(prose):
+        assert (page.parent / target).exists(), target
+
+
+def test_blocks_and_commands_are_found():
+    page = (
+        "<!-- needs: a -->\n```python\nx = 1\nprint(x)  # 1\nprint(x)\n# 2\n# 3\nx\n# 4\n```\n"
+        "```bash no-run\npip install x && demt a \\\n b # c\ndemt d\n```\n"
+    )
+    first, second = BLOCK.finditer(page)
+    assert first.group("needs", "language") == ("a", "python")
+    assert first["code"].startswith("x = 1\n")
+    assert first["code"].endswith("# 4\n")
+    assert second.group("needs", "language", "info") == (None, "bash", " no-run")
+    assert printed(first["code"]) == ["1", "2", "3"]
+    assert commands(second["code"]) == [["demt", "a", "b"], ["demt", "d"]]

@@ -1,14 +1,34 @@
+"""Every example runs, and what it claims to learn it learns."""
+
 import importlib.util
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+import pytest
+
+EXAMPLES = {file.stem: file for file in sorted((Path(__file__).parents[1] / "examples").glob("*.py"))}
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES[name])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_runs(name, capsys):
+    load(name).main(steps=1)
+    assert "step 0: total" in capsys.readouterr().out
 
 
 def test_custom_task_learns(capsys):
-    spec = importlib.util.spec_from_file_location("custom_task", EXAMPLES / "custom_task.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load("custom_task")
     untrained, trained = module.main(steps=0), module.main(steps=150)
     assert trained["height/height_mae"] < 0.3 * untrained["height/height_mae"]
     assert trained["semseg/miou"] > 0.8 > untrained["semseg/miou"]
     assert "height_mae" in capsys.readouterr().out
+
+
+def test_blocks_in_unet_learn():
+    history = load("blocks_in_unet").main(steps=25)
+    assert sum(history[-5:]) < 0.8 * sum(history[:5])

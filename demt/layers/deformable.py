@@ -27,8 +27,8 @@ class SpatialDeformable(nn.Module):
         channels: Channels D of the input map.
         out_channels: Channels of the output map; D by default.
         offset_groups: Number of channel groups that share an offset; by default D (one offset per channel).
-        initial_offsets: ``"released"``: the default initialisation of a convolution, which puts most samples tens of
-            pixels away; ``"zero"``: sampling starts at the pixel itself.
+        initial_offsets: ``"released"``: the default initialisation of a convolution, with which offsets start large,
+            the more so the larger the map; ``"zero"``: sampling starts at the pixel itself.
 
     Shape:
         (B, D, H, W) to (B, out_channels, H, W), any H and W from 1.
