@@ -16,6 +16,8 @@ from rich.progress import track
 from demt.cli_boundary import eval_boundary
 
 if TYPE_CHECKING:
+    import torch
+
     from demt.models import MultiTaskModel
 
 app = typer.Typer(
@@ -25,8 +27,20 @@ console = Console()
 errors = Console(stderr=True)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        import demt
+
+        console.print(f"demt {demt.__version__}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Multi-task dense prediction with DeMT, DeMTG and DeGMix."""
 
 
@@ -50,7 +64,8 @@ def predict(
     with _friendly_errors():
         from demt.save import save_predictions
 
-        network = _load(model, random_weights).to(device)
+        where = _device(device)
+        network = _load(model, random_weights).to(where)
         note = "Random weights: these pictures show what comes out, and mean nothing." if random_weights else None
         if note:
             errors.print(f"[yellow]{note}[/yellow]")
@@ -98,6 +113,15 @@ def _friendly_errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"Cannot run on --device {name!r}: {str(error).splitlines()[0]}") from error
+
+
 def _load(name: str, random_weights: bool) -> MultiTaskModel:
     import torch
 
@@ -105,6 +129,8 @@ def _load(name: str, random_weights: bool) -> MultiTaskModel:
 
     path = Path(name)
     network: torch.nn.Module
+    if random_weights and path.exists():
+        raise ValueError(f"{name!r} brings its own weights: drop --random-weights")
     if path.is_dir():
         network = demt.MultiTaskModel.from_pretrained(path)
     elif path.is_file():

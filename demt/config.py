@@ -24,6 +24,16 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 _OPTIONAL = ("neck", "offset_groups", "head_width")
 _INTEGERS = {"in_chans": 1, "width": 1, "depth": 0, "heads": 1, "offset_groups": 1, "head_width": 1}
+_DECODER_FIELDS = (
+    "depth",
+    "heads",
+    "interaction",
+    "query",
+    "pre_norm",
+    "gating",
+    "offset_groups",
+    "initial_offsets",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,8 +92,15 @@ class ModelConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"Expected `{name}` to be an integer >= {least}, got {value!r}")
+        if self.family == "multitask_baseline":
+            self._check_baseline()
         if self.query == "linear" and not self.pre_norm:
             raise ValueError("Expected `pre_norm` to be True with query='linear', got False")
+
+    def _check_baseline(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.name in _DECODER_FIELDS and (value := getattr(self, field.name)) != field.default:
+                raise ValueError(f"The multi-task baseline has no decoder: `{field.name}` has no effect, got {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""

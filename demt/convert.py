@@ -116,14 +116,20 @@ def _neck(state: Mapping[str, Tensor]) -> str:
 def _tasks(state: Mapping[str, Tensor]) -> dict[str, Task]:
     matches = (re.fullmatch(r"head\.final_logits\.(\w+)\.weight", name) for name in state)
     channels = {m.group(1): state[m.group(0)].shape[0] for m in matches if m}
-    if list(channels) == sorted(channels):
-        # Tasks are numbered in checkpoints, in the order of their names there. A file that was sorted lost it;
-        # the released configurations have one order per set of tasks.
-        for tasks in DATASETS.values():
-            if set(tasks) == set(channels):
-                channels = {name: channels[name] for name in tasks}
-    specs = {n: c if n in BUILTIN else Task(name=n, channels=c) for n, c in channels.items()}
-    return resolve_tasks(specs)
+    known: dict[str, Task] = {}
+    for tasks in DATASETS.values():
+        if set(tasks) == set(channels) and list(channels) == sorted(channels):
+            # Tasks are numbered in checkpoints, in the order of their names there. A file that was sorted lost it;
+            # the released configurations have one order per set of tasks.
+            channels = {name: channels[name] for name in tasks}
+        if tasks["semseg"].channels == channels.get("semseg"):
+            # The number of classes tells the data set, and with it units and weights of the other tasks.
+            known = {name: task for name, task in tasks.items() if task.channels == channels.get(name)}
+    return resolve_tasks({n: known.get(n) or _task(n, count) for n, count in channels.items()})
+
+
+def _task(name: str, channels: int) -> int | Task:
+    return channels if name in BUILTIN else Task(name=name, channels=channels)
 
 
 def _backbone(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:

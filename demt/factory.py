@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
@@ -57,11 +58,27 @@ def create_model(
     """
     if not isinstance(model_name, str):
         raise ValueError(f"Expected `model_name` to be a string, got {type(model_name).__name__}")
+    given = {
+        "pretrained_cfg": pretrained_cfg,
+        "pretrained_cfg_overlay": pretrained_cfg_overlay,
+        "checkpoint_path": checkpoint_path,
+        "pretrained_backbone": pretrained_backbone or None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
     if model_name.startswith(_LOCAL):
-        return MultiTaskModel.from_pretrained(model_name[len(_LOCAL) :], **kwargs).train()
+        if given:
+            raise ValueError(
+                f"A folder brings its weights and preprocessing: {sorted(given)} cannot go with {_LOCAL!r}"
+            )
+        return MultiTaskModel.from_pretrained(Path(model_name[len(_LOCAL) :]).expanduser(), **kwargs).train()
     if (function := get_function(model_name)) is not None:
-        return function(pretrained=pretrained, **kwargs)
+        return function(pretrained=pretrained, **given, **kwargs)
+    if "family" in kwargs:
+        raise ValueError(f"The family is part of the name: drop `family` beside {model_name!r}")
     config, cfg = _configuration(model_name, kwargs)
+    if kwargs.get("backbone", config.backbone) != config.backbone:
+        # What the named variant says of its own backbone does not hold for another one.
+        kwargs = {"backbone_kwargs": {}, "head_width": None, **kwargs}
     cfg = _preprocessing(cfg, pretrained_cfg, pretrained_cfg_overlay)
     file = checkpoint_path or (cfg.file if pretrained else None)
     if pretrained and file is None:
@@ -73,12 +90,14 @@ def create_model(
         config.replace(**kwargs), pretrained_cfg=cfg, pretrained_backbone=pretrained_backbone and file is None
     )
     if file is not None:
-        load_weights(model, read_safetensors(file), config.tasks if pretrained else model.tasks, str(file))
+        load_weights(model, read_safetensors(file), config.tasks if pretrained else None, str(file))
     return model
 
 
 def _configuration(name: str, kwargs: dict[str, Any]) -> tuple[ModelConfig, PretrainedCfg]:
     """The named configuration, or for a family alone the one that `backbone` and `tasks` complete."""
+    if ":" in name:
+        raise ValueError(f"Unknown source in {name!r}; a folder is given as {_LOCAL!r} and its path")
     if name not in FAMILIES:
         return get_config(name)
     if missing := [key for key in ("backbone", "tasks") if key not in kwargs]:

@@ -108,7 +108,9 @@ def preprocess(model: MultiTaskModel, image: ImageLike, *, max_size: int | None 
     elif chans == 1 and values.shape[0] == 3:
         values = values.mean(0, keepdim=True)
     if values.shape[0] != chans:
-        raise ValueError(f"Expected `image` with {chans} channels, got {values.shape[0]}")
+        raise ValueError(
+            f"Expected `image` with {chans} channels, got {values.shape[0]}; arrays are (H, W, C), tensors (C, H, W)"
+        )
     values = _fit(values[None], max_size)
     mean, std = (_per_channel(v, chans) for v in (model.pretrained_cfg.mean, model.pretrained_cfg.std))
     like = next(model.head.parameters())

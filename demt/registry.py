@@ -47,7 +47,7 @@ def register_model(function: _Function) -> _Function:
         >>> import demt
         >>> @demt.register_model
         ... def my_model(pretrained=False, **kwargs):
-        ...     return demt.create_model("demt", backbone="resnet18", pretrained=pretrained, **{"width": 32, **kwargs})
+        ...     return demt.create_model("demt_nano", pretrained=pretrained, **{"width": 32, **kwargs})
         >>> demt.is_model("my_model")
         True
     """

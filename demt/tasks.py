@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from demt import palettes
 from demt.plugins import LOSSES, METRICS
@@ -67,9 +67,13 @@ class Task:
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
         if self.palette is not None:
+            if any(len(colour) != 3 for colour in self.palette):
+                raise ValueError(f"Expected `palette` of task {self.name!r} to have (red, green, blue) entries")
             object.__setattr__(self, "palette", tuple((int(r), int(g), int(b)) for r, g, b in self.palette))
         if not isinstance(self.name, str) or not self.name.isidentifier():
             raise ValueError(f"Expected `name` of a task to be a Python identifier, got {self.name!r}")
+        if hasattr(nn.ModuleDict(), self.name):
+            raise ValueError(f"The name {self.name!r} of a task is taken in torch.nn.ModuleDict; choose another")
         if isinstance(self.channels, bool) or not isinstance(self.channels, int) or self.channels < 1:
             raise ValueError(f"Expected `channels` of task {self.name!r} to be an integer >= 1, got {self.channels!r}")
         if self.activation not in get_args(Activation):

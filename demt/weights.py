@@ -29,8 +29,8 @@ _logger = logging.getLogger("demt")
 _TASK_ENTRY = re.compile(r"head\.(?:mixers|queries|heads)\.(\w+)\.")
 
 
-def load_weights(model: MultiTask, state: Mapping[str, Tensor], tasks: Mapping[str, Task], source: str) -> None:
-    """Load `state`, the weights of a model for `tasks`, into a model that may have others.
+def load_weights(model: MultiTask, state: Mapping[str, Tensor], tasks: Mapping[str, Task] | None, source: str) -> None:
+    """Load `state`, made for `tasks` (None: those it has heads for), into a model that may have others.
 
     Weights of tasks both have are kept; a task's logits are new where its channels differ; the first convolution is
     adapted where the image channels differ. One log line says what is new. The model is unchanged if this raises.
@@ -40,11 +40,12 @@ def load_weights(model: MultiTask, state: Mapping[str, Tensor], tasks: Mapping[s
     """
     wanted = model.state_dict()
     state = dict(state)
+    channels = _channels(state) if tasks is None else {name: task.channels for name, task in tasks.items()}
     adapted = _adapt_first_convolution(model, state, wanted)
-    new_tasks = [name for name in model.tasks if name not in tasks]
-    new_logits = [n for n, task in model.tasks.items() if n in tasks and task.channels != tasks[n].channels]
+    new_tasks = [name for name in model.tasks if name not in channels]
+    new_logits = [n for n, task in model.tasks.items() if n in channels and task.channels != channels[n]]
     for name in list(state):
-        if ((task := _task_of(name)) is not None and task in tasks and task not in model.tasks) or any(
+        if ((task := _task_of(name)) is not None and task in channels and task not in model.tasks) or any(
             name.startswith(f"head.heads.{task}.logits.") for task in new_logits
         ):
             del state[name]
@@ -59,6 +60,11 @@ def load_weights(model: MultiTask, state: Mapping[str, Tensor], tasks: Mapping[s
     new += ["first convolution (adapted)"] if adapted else []
     if new:
         _logger.warning("%s: loaded, except what is new: %s", source, ", ".join(new))
+
+
+def _channels(state: Mapping[str, Tensor]) -> dict[str, int]:
+    matches = ((re.fullmatch(r"head\.heads\.(\w+)\.logits\.weight", name), tensor) for name, tensor in state.items())
+    return {match.group(1): tensor.shape[0] for match, tensor in matches if match}
 
 
 def _task_of(name: str) -> str | None:

@@ -193,3 +193,13 @@ def test_truncated_zip(tmp_path):
     assert not zipfile.is_zipfile(file)
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         read_checkpoint(file)
+
+
+@pytest.mark.parametrize("dataset", ["nyud", "pascal", "cityscapes"])
+def test_the_number_of_classes_tells_the_data_set(dataset):
+    tasks = demt.tasks.DATASETS[dataset]
+    loaded = demt.load_released(released_state(f"demt_hrnet_w18.{dataset}")[1])
+    assert loaded.tasks == tasks
+    assert loaded.pretrained_cfg.tag == dataset
+    part = {"semseg": tasks["semseg"], list(tasks)[-1]: list(tasks.values())[-1]}
+    assert demt.load_released(released_state("demt_hrnet_w18", tasks=part)[1]).tasks == part

@@ -45,7 +45,9 @@ class FeatureBackbone:
         padded = pad_to_multiple(images, deepest)
         try:
             maps = self._intermediates(padded)
-        except AssertionError as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError) as error:
             raise ValueError(
                 f"timm's {self._parents[1].__name__} cannot take images of {height}x{width} pixels ({error}); build it "
                 "for that size with backbone_kwargs={'img_size': (height, width)}, or choose another backbone"

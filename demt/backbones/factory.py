@@ -44,7 +44,12 @@ def create_backbone(name: str, *, pretrained: bool = False, in_chans: int = 3, *
         "hrnet": create_hrnet,
         "vision_transformer": create_vit,
     }.get(module, _create_generic)
-    return build(name, pretrained=pretrained, in_chans=in_chans, **kwargs)
+    try:
+        return build(name, pretrained=pretrained, in_chans=in_chans, **kwargs)
+    except TypeError as error:
+        if not kwargs:
+            raise
+        raise ValueError(f"timm's {name!r} does not take all of `backbone_kwargs` {kwargs}: {error}") from error
 
 
 def _create_generic(name: str, *, pretrained: bool, in_chans: int, **kwargs: Any) -> nn.Module:

@@ -17,8 +17,8 @@ class Neck(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], channels: int) -> None:
         super().__init__()
-        if not in_channels:
-            raise ValueError("Expected `in_channels` to have one entry per level, got none")
+        if not isinstance(in_channels, Sequence) or not in_channels:
+            raise ValueError(f"Expected `in_channels` to have one entry per level, got {in_channels!r}")
         check_positive(channels=channels, **{f"in_channels[{i}]": c for i, c in enumerate(in_channels)})
         self.in_channels, self.channels = tuple(in_channels), channels
 
@@ -27,6 +27,8 @@ class Neck(nn.Module):
             raise ValueError(f"Expected {len(self.in_channels)} `levels`, got {len(levels)}")
         for i, (level, channels) in enumerate(zip(levels, self.in_channels)):
             check_maps(f"levels[{i}]", level, channels, (4,))
+            if level.shape[0] != levels[0].shape[0]:
+                raise ValueError(f"Expected `levels` of one batch, got {[lvl.shape[0] for lvl in levels]}")
 
 
 class LinearNeck(Neck):

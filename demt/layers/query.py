@@ -74,6 +74,11 @@ class TaskQueryBlock(nn.Module):
             raise ValueError(
                 f"Expected `x` and `fused` of the same batch and size, got {tuple(x.shape)} and {tuple(fused.shape)}"
             )
+        size = (x.shape[0], self.channels + 1, self.channels + 1)
+        if gram is not None and (self.attention != "linear" or gram.shape != size):
+            raise ValueError(
+                f"Expected `gram` of shape {size} and only with attention='linear', got {tuple(gram.shape)}"
+            )
         query, tokens = channels_last(x), channels_last(fused)
         if self.attention == "linear":
             attended = self._linear(query, tokens, gram)

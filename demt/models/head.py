@@ -66,6 +66,8 @@ class MultiTaskHead(nn.Module):
             )
         self.heads = nn.ModuleDict(heads)
         self.tasks = resolved
+        # New modules come in training mode: give them the head's own.
+        self.train(self.training)
 
     def _task_modules(self) -> dict[str, Callable[[], nn.Module]]:
         return {}

@@ -142,6 +142,7 @@ def test_task_head_size():
         (lambda: GatingAttention(8, hidden_channels=7), "`hidden_channels` to be even, got 7"),
         (lambda: DeformableMixer(8, depth=0), "`depth` to be an integer >= 1, got 0"),
         (lambda: LinearNeck([], 8), "one entry per level"),
+        (lambda: LinearNeck(8, 8), "one entry per level, got 8"),
         (lambda: TaskHead(8, True), "`out_channels` to be an integer"),
     ],
 )
@@ -158,6 +159,11 @@ def test_constructor_errors(build, message):
         (lambda: GatingAttention(4)(torch.ones(1, 4, 2, 2, dtype=torch.int64)), "floating dtype, got torch.int64"),
         (lambda: TaskHead(4, 1)([1, 2]), "got list"),
         (lambda: TaskQueryBlock(4)(torch.randn(1, 4, 2, 2), torch.randn(2, 3, 4, 2, 2)), "same batch and size"),
+        (
+            lambda: QUERIES[0](*[torch.randn(1, D, 2, 2)] * 2, gram=torch.ones(1, 13, 13)),
+            "only with attention='linear'",
+        ),
+        (lambda: LinearNeck([4, 4], 4)([torch.randn(1, 4, 2, 2), torch.randn(2, 4, 1, 1)]), "one batch, got .1, 2."),
         (lambda: LinearNeck([4], 4)([torch.randn(1, 4, 2, 2)] * 2), "Expected 1 `levels`, got 2"),
         (lambda: PatchNeck([4], 4)([torch.randn(1, 3, 2, 2)]), r"`levels\[0\]` of shape"),
     ],

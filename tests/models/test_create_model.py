@@ -150,6 +150,12 @@ def test_listing():
         ("demt_nano", {"query": "softmax"}, "`query` to be one of"),
         ("demt_nano", {"query": "linear"}, "`pre_norm` to be True"),
         ("demt_nano", {"tasks": {"heigth": 1}}, "Unknown task 'heigth'"),
+        ("demt_nano", {"tasks": {"items": {"channels": 1}}}, "'items' of a task is taken"),
+        ("demt_nano", {"family": "degmix"}, "drop `family` beside 'demt_nano'"),
+        ("demt_nano", {"backbone_kwargs": {"foo": 1}}, "does not take all of `backbone_kwargs` .'foo': 1."),
+        ("multitask_baseline_nano", {"depth": 2}, "`depth` has no effect, got 2"),
+        ("hf-hub:org/name", {}, "Unknown source in 'hf-hub:org/name'"),
+        ("local-dir:x", {"checkpoint_path": "y"}, "'checkpoint_path'. cannot go with 'local-dir:'"),
         ("demt_nano", {"pretrained": True}, "No weights are published for 'demt_nano' yet"),
         ("demt_nano", {"pretrained_cfg_overlay": {"mean_": 1}}, "Unknown keys"),
         (3, {}, "`model_name` to be a string"),
@@ -224,3 +230,36 @@ def test_a_model_in_half_precision():
         for task, logits in half.items():
             assert logits.dtype == torch.bfloat16
             assert (logits.float() - expected[task]).square().mean().sqrt() < 0.1 * expected[task].std()
+
+
+def test_new_tasks_of_an_eval_model_are_in_eval_mode():
+    model = demt.create_model("demt_nano").eval()
+    model.reset_heads({"semseg": 40, "sal": 2})
+    assert not any(module.training for module in model.modules())
+
+
+def test_another_backbone_on_a_named_variant():
+    model = demt.create_model("degmix_vit_base", backbone="resnet18")
+    assert model.config.backbone_kwargs == {}
+    assert model(torch.randn(2, 3, 64, 64))["depth"].shape == (2, 1, 64, 64)
+
+
+def test_weights_by_file_for_other_tasks(tmp_path):
+    source = demt.create_model("demt_nano", tasks={"sal": 2, "semseg": 9})
+    source.save_pretrained(tmp_path)
+    model = demt.create_model(
+        "demt_nano", checkpoint_path=tmp_path / "model.safetensors", tasks={"semseg": 9, "depth": 1}
+    )
+    assert torch.equal(model.head.heads["semseg"].logits.weight, source.head.heads["semseg"].logits.weight)
+
+
+def test_registered_functions_get_the_other_arguments():
+    seen = {}
+
+    @demt.register_model
+    def a_recording_model(pretrained=False, **kwargs):
+        seen.update(kwargs)
+        return demt.create_model("demt_nano")
+
+    demt.create_model("a_recording_model", checkpoint_path="x", tasks={"depth": 1})
+    assert seen == {"checkpoint_path": "x", "tasks": {"depth": 1}}
