@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from demt.ops.resize import resize
 from demt.tasks import Task
 
 
@@ -43,14 +43,12 @@ def resize_logits(logits: Tensor, target: Tensor) -> Tensor:
         ValueError: if the logits are larger than the labels: a label must not be compared with a shrunk prediction.
     """
     size = target.shape[-2:]
-    if logits.shape[-2:] == size:
-        return logits
     if logits.shape[-2] > size[0] or logits.shape[-1] > size[1]:
         raise ValueError(
             f"Expected logits no larger than the labels, got logits {tuple(logits.shape)} for labels "
             f"{tuple(target.shape)}; crop the logits to the image, or give the labels at full size"
         )
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return resize(logits, size)
 
 
 def drop_images_without_foreground(target: Tensor, ignore_index: int = 255) -> Tensor:

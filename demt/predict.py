@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from demt.images import ImageLike, preprocess, read_image
 from demt.models import MultiTaskModel
+from demt.ops.resize import resize
 from demt.tasks import Task
 
 Prediction: TypeAlias = "dict[str, NDArray[Any]]"
@@ -94,23 +94,17 @@ def _at_size(task: Task, logits: Tensor, size: tuple[int, ...]) -> NDArray[Any]:
     if task.activation == "argmax":
         ids = _argmax_at_size(logits, size).cpu().numpy()
         return ids.astype(np.uint8 if task.channels <= 256 else np.uint16)
-    return task.predict(_resize(logits.float(), size))[0].cpu().numpy()
+    return task.predict(resize(logits.float(), size))[0].cpu().numpy()
 
 
 def _argmax_at_size(logits: Tensor, size: tuple[int, ...]) -> Tensor:
     """Class of the largest upsampled logit, one class at a time: logits of all classes at full size may not fit."""
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits.argmax(1)[0]
-    best = _resize(logits[:, :1].float(), size)[0, 0]
+    best = resize(logits[:, :1].float(), size)[0, 0]
     ids = torch.zeros(best.shape, dtype=torch.int32, device=best.device)
     for index in range(1, logits.shape[1]):
-        score = _resize(logits[:, index : index + 1].float(), size)[0, 0]
+        score = resize(logits[:, index : index + 1].float(), size)[0, 0]
         ids[score > best] = index
         best = torch.maximum(best, score)
     return ids
-
-
-def _resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from demt.ops.resize import resize
+
 STRIDES = (4, 8, 16, 32)
 
 
@@ -37,7 +39,7 @@ class FeatureBackbone:
             return levels
         height, width = images.shape[-2:]
         nearest = [min(range(len(levels)), key=lambda i: abs(self._tap_strides[i] - s)) for s in self.strides]
-        return [resize(levels[i], -(-height // s), -(-width // s)) for i, s in zip(nearest, self.strides)]
+        return [resize(levels[i], (-(-height // s), -(-width // s))) for i, s in zip(nearest, self.strides)]
 
     def _levels(self, images: Tensor) -> list[Tensor]:
         height, width = images.shape[-2:]
@@ -102,13 +104,6 @@ def pad_to_multiple(maps: Tensor, multiple: int) -> Tensor:
     height, width = maps.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
     return F.pad(maps, (0, right, 0, bottom)) if bottom or right else maps
-
-
-def resize(maps: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear resize (`align_corners=False`) of maps (B, C, h, w) to height × width."""
-    if maps.shape[-2:] == (height, width):
-        return maps
-    return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def replace_parameter(module: nn.Module, name: str, value: Tensor) -> None:

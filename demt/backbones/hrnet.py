@@ -8,7 +8,8 @@ import timm
 from timm.models.hrnet import HighResolutionModule
 from torch import Tensor, nn
 
-from demt.backbones.adapter import STRIDES, FeatureBackbone, adopt, resize
+from demt.backbones.adapter import STRIDES, FeatureBackbone, adopt
+from demt.ops.resize import resize
 
 
 class BilinearFusionModule(HighResolutionModule):
@@ -18,11 +19,10 @@ class BilinearFusionModule(HighResolutionModule):
         maps = [branch(level) for branch, level in zip(self.branches, x)]
         fused = []
         for i, layers in enumerate(self.fuse_layers):
-            height, width = maps[i].shape[-2:]
             total = maps[0] if i == 0 else layers[0](maps[0])
             for j in range(1, self.num_branches):
                 part = layers[j](maps[j])
-                total = total + (resize(part, height, width) if j > i else part)
+                total = total + (resize(part, maps[i].shape[-2:]) if j > i else part)
             fused.append(self.fuse_act(total))
         return fused
 

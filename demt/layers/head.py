@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demt.layers.checks import check_maps, check_positive
+from demt.ops.resize import resize
 
 
 class TaskHead(nn.Module):
@@ -41,6 +42,4 @@ class TaskHead(nn.Module):
         """Logits at `size` (H, W), or at the map's own size."""
         check_maps("x", x, self.channels, (4,))
         logits: Tensor = self.logits(F.relu(self.norm(self.conv(x))))
-        if size is None or tuple(logits.shape[-2:]) == tuple(size):
-            return logits
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits if size is None else resize(logits, size)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from demt.layers.checks import check_maps, check_positive
 from demt.layers.tokens import channels_first, channels_last
+from demt.ops.resize import resize
 
 
 class Neck(nn.Module):
@@ -62,7 +63,7 @@ class LinearNeck(Neck):
         total = F.linear(channels_last(levels[0]), finest, self.proj.bias)
         for level, weight in zip(levels[1:], weights):
             projected = F.linear(channels_last(level), weight)
-            total = total + channels_last(_upsample(channels_first(projected), size))
+            total = total + channels_last(resize(channels_first(projected), size))
         return channels_first(self.norm(total))
 
 
@@ -106,7 +107,7 @@ class PatchNeck(Neck):
 
 def _upsample_then_convolve(level: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
     patch = weight.shape[-1]
-    full = F.pad(_upsample(level, (height, width)), (0, -width % patch, 0, -height % patch))
+    full = F.pad(resize(level, (height, width)), (0, -width % patch, 0, -height % patch))
     return F.conv2d(full, weight, stride=patch)
 
 
@@ -160,9 +161,7 @@ class TapNeck(Neck):
         self._check(levels)
         height, width = levels[0].shape[-2:]
         size = (self.scale * height, self.scale * width)
-        out: Tensor = self.fuse(
-            torch.cat([_upsample(tap(level), size) for tap, level in zip(self.taps, levels)], dim=1)
-        )
+        out: Tensor = self.fuse(torch.cat([resize(tap(level), size) for tap, level in zip(self.taps, levels)], dim=1))
         return out
 
 
@@ -171,9 +170,3 @@ def _conv_twice(in_channels: int, channels: int) -> nn.Sequential:
     for width in (in_channels, channels):
         layers += [nn.Conv2d(width, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-def _upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
