@@ -100,7 +100,12 @@ def preprocess(model: MultiTaskModel, image: ImageLike, *, max_size: int | None 
     Raises:
         ValueError: if the image has other channels than the model.
     """
-    values, chans = read_image(image), model.config.in_chans
+    return prepare(model, read_image(image), max_size)
+
+
+def prepare(model: MultiTaskModel, values: Tensor, max_size: int | None) -> Tensor:
+    """`preprocess` of an image that `read_image` has read and checked."""
+    chans = model.config.in_chans
     if values.shape[0] == 4 and chans == 3:
         values = values[:3] * values[3:] + (1 - values[3:])
     elif values.shape[0] == 1:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from demt.images import ImageLike, preprocess, read_image
+from demt.images import ImageLike, prepare, read_image
 from demt.models import MultiTaskModel
 from demt.ops.resize import resize
 from demt.tasks import Task
@@ -76,7 +76,7 @@ def _predict_many(
 def _predict_batch(model: MultiTaskModel, images: Sequence[ImageLike], max_size: int) -> list[Prediction]:
     """Images that come out of preprocessing at one size run together."""
     values = [read_image(image) for image in images]
-    inputs = [preprocess(model, value, max_size=max_size) for value in values]
+    inputs = [prepare(model, value, max_size) for value in values]
     results: dict[int, Prediction] = {}
     for size in dict.fromkeys(x.shape for x in inputs):
         members = [i for i, x in enumerate(inputs) if x.shape == size]

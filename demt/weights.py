@@ -44,16 +44,10 @@ def load_weights(model: MultiTask, state: Mapping[str, Tensor], tasks: Mapping[s
     adapted = _adapt_first_convolution(model, state, wanted)
     new_tasks = [name for name in model.tasks if name not in channels]
     new_logits = [n for n, task in model.tasks.items() if n in channels and task.channels != channels[n]]
-    for name in list(state):
-        if ((task := _task_of(name)) is not None and task in channels and task not in model.tasks) or any(
-            name.startswith(f"head.heads.{task}.logits.") for task in new_logits
-        ):
-            del state[name]
-    may_miss = {
-        name
-        for name in wanted
-        if _task_of(name) in new_tasks or any(name.startswith(f"head.heads.{task}.logits.") for task in new_logits)
-    }
+    gone_tasks = [name for name in channels if name not in model.tasks]
+    replaced = tuple(f"head.heads.{task}.logits." for task in new_logits)
+    state = {n: t for n, t in state.items() if _task_of(n) not in gone_tasks and not n.startswith(replaced)}
+    may_miss = {name for name in wanted if _task_of(name) in new_tasks or name.startswith(replaced)}
     check_state(state, wanted, source, may_miss)
     model.load_state_dict({**{name: wanted[name] for name in may_miss}, **state})
     new = [*(f"task {n!r}" for n in new_tasks), *(f"logits of {n!r}" for n in new_logits)]
