@@ -157,10 +157,11 @@ class PretrainedCfg:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.input_size) != 3 or any(not isinstance(v, int) or v < 1 for v in self.input_size):
             raise ValueError(f"Expected `input_size` to be (channels, height, width), got {self.input_size!r}")
-        if len(self.mean) != len(self.std) or not all(math.isfinite(v) for v in (*self.mean, *self.std)):
-            raise ValueError(f"Expected finite `mean` and `std` of one length, got {self.mean!r} and {self.std!r}")
-        if any(s <= 0 for s in self.std):
-            raise ValueError(f"Expected `std` > 0, got {self.std!r}")
+        finite = all(math.isfinite(v) for v in (*self.mean, *self.std))
+        if not finite or len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
+            raise ValueError(
+                f"Expected finite `mean` and `std` of one length and std > 0, got {self.mean!r} and {self.std!r}"
+            )
         for name in ("file", "hf_hub_id", "revision", "sha256"):
             if not isinstance(value := getattr(self, name), (str, NoneType)):
                 raise ValueError(f"Expected `{name}` to be a string or None, got {value!r}")
