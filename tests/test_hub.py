@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 import demt
 from demt import registry
 from demt.cli import app
-from tests.hub_server import TOKEN, HubServer
+from tests.hub_server import READER, TOKEN, HubServer
 
 REPO = "org/name"
 
@@ -137,7 +137,7 @@ def test_pushing_needs_the_right_to(hub, files):
         model.push_to_hub(REPO)
     hub.add(REPO, files)
     with pytest.raises(PermissionError, match="answered 403"):
-        model.push_to_hub(REPO, token="hf_wrong")
+        model.push_to_hub(REPO, token=READER)
 
 
 def test_names_and_pins(hub, files, tmp_path, monkeypatch):
@@ -211,9 +211,12 @@ def test_private_repositories(hub, files, monkeypatch):
 
 def test_a_broken_download_goes_on_where_it_broke(hub, files, naps):
     hub.add(REPO, other(files, 4))
-    hub.cuts = [100_000, 200_000]
+    hub.cuts = [100_000]
+    # The first releases of huggingface_hub 1.x go on when asked again, later ones by themselves.
+    with contextlib.suppress(ConnectionError):
+        demt.create_model(f"hf-hub:{REPO}")
     assert bias(demt.create_model(f"hf-hub:{REPO}")) == 4
-    assert hub.ranges == [None, "bytes=100000-", "bytes=300000-"]
+    assert hub.ranges == [None, "bytes=100000-"]
 
 
 def test_a_broken_download_that_never_goes_on(hub, files, naps):
@@ -221,16 +224,18 @@ def test_a_broken_download_that_never_goes_on(hub, files, naps):
     hub.cuts = [100_000, *[0] * 6]
     with pytest.raises(ConnectionError, match=r"broke off .*org/name is not in the cache .* check the network"):
         demt.create_model(f"hf-hub:{REPO}")
+    hub.cuts.clear()
     assert bias(demt.create_model(f"hf-hub:{REPO}")) == 4
 
 
 def test_two_processes_at_once(hub, files, tmp_path):
     class Meeting(list):
-        both = threading.Barrier(2, timeout=100)
+        first, both = threading.Event(), threading.Barrier(2, timeout=100)
 
         def append(self, request):
             super().append(request)
             if request.startswith("GET /api/models"):
+                self.first.set()
                 self.both.wait()
 
     files = other(files, 7)
@@ -241,6 +246,7 @@ def test_two_processes_at_once(hub, files, tmp_path):
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command, environment = [sys.executable, "-c", code], {**os.environ, **settings, "PYTHONPATH": path}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert Meeting.first.wait(timeout=100)
         assert bias(demt.create_model(f"hf-hub:{REPO}", cache_dir=tmp_path / "hub")) == 7
         assert process.communicate()[0].strip() == "7.0"
     blobs = (tmp_path / "hub/models--org--name/blobs").iterdir()
