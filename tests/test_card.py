@@ -38,7 +38,7 @@ def test_a_full_card(model, tmp_path):
     data = HubCard(text).data
     assert (data.library_name, data.license, data.pipeline_tag) == ("demt", "mit", "image-segmentation")
     assert {"degmix", "semseg", "depth", "normals", "edge"} <= set(data.tags)
-    assert "# DeGMix on edgenext_xx_small, nyud\n\nA small one.\n\n![" in text
+    assert "# DeGMix on edgenext_xx_small: nyud\n\nA small one.\n\n![" in text
     assert "| semseg | miou | 46.23 | % | higher |" in text
     assert "| depth | rmse | 0.5871 | m | lower |" in text
     assert "Protocol: atrc on the 654 test images of NYUD-v2" in text
@@ -75,7 +75,9 @@ def test_the_code_runs(model, tmp_path, monkeypatch):
     ("tasks", "pipeline"), [({"depth": 1}, "depth-estimation"), ({"normals": 3, "edge": 1}, "image-to-image")]
 )
 def test_the_kind_of_task(tasks, pipeline, tmp_path):
-    assert HubCard(write(demt.create_model("demt_nano", tasks=tasks), tmp_path)).data.pipeline_tag == pipeline
+    text = write(demt.create_model("demt_nano", tasks=tasks), tmp_path)
+    assert HubCard(text).data.pipeline_tag == pipeline
+    assert f"# DeMT on edgenext_xx_small: {', '.join(tasks)}\n" in text
 
 
 def test_wrong_cards(model, tmp_path):
