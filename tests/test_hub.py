@@ -16,6 +16,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import safetensors.torch
+import timm
 import torch
 from huggingface_hub import constants
 from PIL import Image
@@ -189,6 +190,23 @@ def test_pretrained_by_name(hub, files, register, tmp_path):
     hub.requests.clear()
     assert bias(demt.create_model("own_model", cache_dir=tmp_path / "elsewhere")) != 5
     assert hub.requests == []
+
+
+def test_weights_of_the_backbone_alone(hub, tmp_path):
+    source = timm.create_model("resnet18")
+    hub.add("timm/own", {"model.safetensors": safetensors.torch.save(source.state_dict())})
+    kwargs = {"pretrained_cfg_overlay": {"hf_hub_id": "timm/own"}}
+    model = demt.create_model(
+        "demt",
+        backbone="resnet18",
+        backbone_kwargs=kwargs,
+        tasks={"depth": 1},
+        width=16,
+        pretrained_backbone=True,
+        cache_dir=tmp_path / "elsewhere",
+    )
+    assert torch.equal(model.backbone.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+    assert (tmp_path / "elsewhere/models--timm--own").is_dir()
 
 
 def test_a_registered_name_is_pinned(register):
