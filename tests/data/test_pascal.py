@@ -40,7 +40,8 @@ def test_a_changed_source_is_computed_anew_and_a_broken_cache_too(tmp_path):
     writers.mat(tmp_path / "data/pascal-context/trainval/2008_000002.mat", LabelMap=changed)
     second = dataset[0]["edge"]
     assert not np.array_equal(first, second)
-    assert second[0].sum() == writers.SIZE[0]
+    assert set(second[0].nonzero()[:, 1].tolist()) <= {15, 16}
+    assert second[0].any(1).sum() >= writers.SIZE[0] - 1  # thinning may take an end
     for path in (tmp_path / "cache").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:50])
     assert np.array_equal(dataset[0]["edge"], second)
