@@ -3,6 +3,7 @@
 from demt.card import ModelCard
 from demt.config import ModelConfig, PretrainedCfg
 from demt.factory import create_model
+from demt.fuse import fuse
 from demt.images import preprocess
 from demt.models import MultiTaskModel
 from demt.predict import predict
@@ -20,6 +21,7 @@ __all__ = [
     "Task",
     "__version__",
     "create_model",
+    "fuse",
     "is_model",
     "list_models",
     "load_released",

@@ -56,10 +56,16 @@ class TaskInteractionBlock(nn.Module):
         return channels_first(self.norm(fused))
 
     def _pointwise(self, tokens: Tensor) -> Tensor:
-        # Three linear maps in a row are one: composing D×D matrices costs less than two more passes over the tokens.
+        return linear(tokens, *self.composed())
+
+    def composed(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the ``"pointwise"`` mode as one map.
+
+        Three linear maps in a row are one: composing D×D matrices costs less than two more passes over the tokens.
+        """
         weight = self.linear.weight @ self.proj.weight
         bias = weight @ self.value.bias + self.linear.weight @ self.proj.bias + self.linear.bias
-        return linear(tokens, weight @ self.value.weight, bias)
+        return weight @ self.value.weight, bias
 
     def _global(self, tokens: Tensor) -> Tensor:
         flat = tokens.reshape(tokens.shape[0], -1, self.channels)

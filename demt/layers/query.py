@@ -88,9 +88,12 @@ class TaskQueryBlock(nn.Module):
             attended = self._pixelwise(query, tokens) if self.attention == "pixelwise" else self._global(query, tokens)
         return x + channels_first(self.norm(attended))
 
+    def composed(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the two linear maps behind the attention as one."""
+        return self.linear.weight @ self.proj.weight, self.linear.weight @ self.proj.bias + self.linear.bias
+
     def _out(self, attended: Tensor) -> Tensor:
-        weight = self.linear.weight @ self.proj.weight
-        return linear(attended, weight, self.linear.weight @ self.proj.bias + self.linear.bias)
+        return linear(attended, *self.composed())
 
     def _pixelwise(self, x: Tensor, fused: Tensor) -> Tensor:
         """Keys and values of the T tokens are never projected: q·(Wk f) = (Wkᵀ q)·f, and Σ a (Wv f) = Wv Σ a f."""
@@ -118,9 +121,8 @@ class TaskQueryBlock(nn.Module):
             scale = (self.channels // self.heads) ** -0.5
             key_value = key @ gram[:, None] @ value.mT * scale  # (B, heads, d, d)
             query = rearrange(self.query.weight.to(gram), "(n d) c -> n c d", n=self.heads)
-            folded = rearrange(query @ key_value, "b n c d -> b c (n d)") @ self.proj.weight.to(gram).mT
-            folded = folded @ self.linear.weight.to(gram).mT
-            bias = (self.linear.weight @ self.proj.bias + self.linear.bias).to(gram)
+            weight, bias = (each.to(gram) for each in self.composed())
+            folded = rearrange(query @ key_value, "b n c d -> b c (n d)") @ weight.mT
             # Without softmax the sums over thousands of tokens are large and nearly equal: too much for half precision.
             dtype = self.norm.weight.dtype
             queries = self.norm_query(x.to(dtype)).to(gram).flatten(1, 2)

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`: x (..., C), weight (D, C) and bias (D,) to (..., D).
 
     Float32 on a CPU with AVX-512 goes through oneDNN, differentiable any number of times. All else is torch's own
-    function: other devices and types, autocast, tensor subclasses, and graphs that are compiled, exported or traced.
+    function: other devices and types, autocast, tensor subclasses, torch.func, and graphs that are compiled, exported
+    or traced.
     """
     if not _onednn_takes(x, weight, bias):
         return F.linear(x, weight, bias)
@@ -42,8 +44,15 @@ def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
+        and not _transformed()
         and _has_avx512()
     )
+
+
+def _transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, which know torch's operators only."""
+    interpreter = torch._C._functorch.peek_interpreter_stack()  # type: ignore[attr-defined]
+    return interpreter is not None or forward_ad._current_level >= 0
 
 
 @functools.cache
@@ -66,8 +75,6 @@ def _dense(x: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _onednn(x, weight, bias)
