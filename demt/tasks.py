@@ -192,7 +192,7 @@ BUILTIN: dict[str, Task] = {
     ),
 }
 
-#: Task sets of the three data sets, in the released models' order.
+#: Task sets of the data sets: the three of the released models, in their order, and `demt.data.SyntheticRooms`.
 DATASETS: dict[str, dict[str, Task]] = {
     "nyud": {
         "semseg": _semseg(40, palettes.NYUD_CLASSES, palettes.NYUD_PALETTE),
@@ -205,6 +205,14 @@ DATASETS: dict[str, dict[str, Task]] = {
         "semseg": _semseg(19, palettes.CITYSCAPES_CLASSES, palettes.CITYSCAPES_PALETTE),
         "depth": dataclasses.replace(BUILTIN["depth"], unit="px"),
     },
+    "rooms": {
+        "semseg": _semseg(16, palettes.ROOMS_CLASSES, palettes.ROOMS_PALETTE),
+        "human_parts": BUILTIN["human_parts"],
+        "sal": BUILTIN["sal"],
+        "normals": BUILTIN["normals"],
+        "depth": BUILTIN["depth"],
+        "edge": BUILTIN["edge"],
+    },
 }
 
 TaskSpec = Mapping[str, "int | Task | Mapping[str, Any]"]
@@ -214,7 +222,7 @@ def resolve_tasks(tasks: str | TaskSpec) -> dict[str, Task]:
     """Turn what a user writes into ordered tasks.
 
     Args:
-        tasks: A data set's name (``"nyud"``, ``"pascal"``, ``"cityscapes"``) or a mapping from task name to the number
+        tasks: A data set's name (``"nyud"``, ``"pascal"``, ``"cityscapes"``, ``"rooms"``) or a mapping from task name to the number
             of channels (built-in tasks), a `Task`, or a task's dict form.
 
     Raises:

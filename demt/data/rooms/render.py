@@ -22,7 +22,7 @@ def render(scene: Scene, size: tuple[int, int], dice: Dice) -> dict[str, NDArray
 
     Returns:
         ``image``; ``semseg``, ``human_parts``, ``sal`` (H, W) uint8; ``normals`` (3, H, W), ``depth`` and ``edge``
-        (H, W) float32.
+        (H, W) float32; ``instance`` (H, W) int32, the number of the thing a pixel belongs to (0 to 5: the room's faces).
     """
     # Rays along a face or past a cone divide by zero and take roots of negative numbers: they miss.
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -40,4 +40,5 @@ def render(scene: Scene, size: tuple[int, int], dice: Dice) -> dict[str, NDArray
             "normals": labels.normals(scene, seen, size),
             "depth": depth,
             "edge": labels.edges(scene, solid),
+            "instance": scene.instance[solid].astype(np.int32),
         }
