@@ -63,7 +63,8 @@ CITYSCAPES_PALETTE: Palette = (
 )
 
 ROOMS_CLASSES = tuple(
-    "wall|floor|ceiling|door|window|picture|rug|table|chair|sofa|bed|cabinet|lamp|plant|object|person".split("|")
+    """wall|floor|ceiling|door|window|picture|rug|table|chair|sofa|bed|cabinet|lamp|plant|object
+|person""".replace("\n", "").split("|")
 )
 ROOMS_PALETTE: Palette = (
     (205, 200, 190),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from demt.data.rooms.cast import Rays, cast_room, scene_skips
-from demt.data.rooms.cast import interval
+from demt.data.rooms.cast import Rays, cast_room, interval, skips
 from demt.data.rooms.scene import Floats, Scene
 
 #: A rotated grid, in pixels from the centre.
@@ -40,7 +39,13 @@ def smooth_outlines(
     x, y = scene.camera.rays((size[0], size[1]))
     unit = np.float32(2 * scene.camera.reach / max(size))
     found = _cast_points(
-        scene, rays, bounds, rows, columns, x[columns, None] + _OFFSETS[:, 0] * unit, y[rows, None] + _OFFSETS[:, 1] * unit
+        scene,
+        rays,
+        bounds,
+        rows,
+        columns,
+        x[columns, None] + _OFFSETS[:, 0] * unit,
+        y[rows, None] + _OFFSETS[:, 1] * unit,
     )
     colours = np.repeat(image[:, rows, columns][:, :, None], 4, 2)
     missing = np.ones(found.shape, bool)
@@ -51,18 +56,26 @@ def smooth_outlines(
         colours[:, point, ray] = image[:, r[point], c[point]]
         missing &= ~take
     # Sums of four in a fixed order.
-    image[:, rows, columns] = ((colours[..., 0] + colours[..., 1]) + (colours[..., 2] + colours[..., 3])) * np.float32(0.25)
+    image[:, rows, columns] = ((colours[..., 0] + colours[..., 1]) + (colours[..., 2] + colours[..., 3])) * np.float32(
+        0.25
+    )
 
 
 def _cast_points(
-    scene: Scene, rays: Rays, bounds: NDArray[np.int64], rows: NDArray[np.intp], columns: NDArray[np.intp], x: Floats, y: Floats
+    scene: Scene,
+    rays: Rays,
+    bounds: NDArray[np.int64],
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    x: Floats,
+    y: Floats,
 ) -> NDArray[np.int16]:
     """Solids (N, 4) met by rays through x, y (N, 4) of the pixels at `rows` (sorted) and `columns`."""
     depth, solid = cast_room(rays, x, y)
     starts = np.searchsorted(rows, np.arange(int(rows[-1]) + 2))
     last_row = len(starts) - 1
     for k in range(len(scene.kind)):
-        if scene_skips(k, bounds):
+        if skips(k, bounds):
             continue
         top, bottom, left, right = bounds[k]
         low, high = starts[min(top, last_row)], starts[min(bottom, last_row)]

@@ -6,33 +6,14 @@ element by element): every machine finds the same.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from numpy.typing import NDArray
 
 from demt.data.rooms.parts import BOX, CONE
-from demt.data.rooms.scene import Camera, Floats, Scene
+from demt.data.rooms.scene import Floats, Scene
 
 _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64)
 _NEAR = 0.05
-
-
-@dataclasses.dataclass(frozen=True)
-class Frames:
-    """World to unit shape of K solids: q = matrix · (p − centre).
-
-    Attributes:
-        matrix: (K, 3, 3) float64.
-        inverse_half: (K, 3) float64.
-    """
-
-    matrix: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, scene: Scene) -> Frames:
-        """Frames of all solids of a scene."""
-        return cls(scene.axes / scene.half[:, :, None])
 
 
 def interval(kind: int, taper: float, o: tuple[Floats, ...], d: tuple[Floats, ...]) -> tuple[Floats, Floats]:
@@ -88,15 +69,15 @@ class Rays:
     A ray is forward + x·right + y·down from the camera; per solid and axis it is a + x·b + y·c from o, all scalars.
     """
 
-    def __init__(self, scene: Scene, frames: Frames) -> None:
-        camera = scene.camera
-        self.start = -_apply(frames.matrix, scene.centre - np.array(camera.position))
+    def __init__(self, scene: Scene) -> None:
+        camera, matrix = scene.camera, scene.matrix
+        offset = scene.centre - np.array(camera.position)
+        self.start = -dot(matrix, offset[:, None])
         self.forward, self.right, self.down = (
-            _apply(frames.matrix, np.array(axis)) for axis in (camera.forward, camera.right, camera.down)
+            dot(matrix, np.array(axis)) for axis in (camera.forward, camera.right, camera.down)
         )
         # Lines are followed from a point near the solid: float32 has few digits left for small solids far away.
-        offset = scene.centre - np.array(camera.position)
-        self.depth = np.maximum((offset * np.array(camera.forward)).sum(1), 0.0).astype(np.float32)
+        self.depth = np.maximum(dot(offset, np.array(camera.forward)), 0.0).astype(np.float32)
 
     def local(self, k: int, x: Floats, y: Floats) -> tuple[tuple[Floats, ...], tuple[Floats, ...]]:
         """Starts, at depth ``depth[k]``, and directions of rays through (x, y), in the frame of solid k."""
@@ -124,7 +105,7 @@ def cast(scene: Scene, rays: Rays, size: tuple[int, int]) -> tuple[Floats, NDArr
     depth, solid = cast_room(rays, x, y[:, None])
     bounds, near = rectangles(scene, size)
     for k in np.argsort(near, kind="stable"):
-        if scene_skips(k, bounds):
+        if skips(k, bounds):
             continue
         top, bottom, left, right = bounds[k]
         window = depth[top:bottom, left:right]
@@ -138,7 +119,7 @@ def cast(scene: Scene, rays: Rays, size: tuple[int, int]) -> tuple[Floats, NDArr
     return depth, solid, bounds
 
 
-def scene_skips(k: int, bounds: NDArray[np.int64]) -> bool:
+def skips(k: int, bounds: NDArray[np.int64]) -> bool:
     """Whether solid k is a face of the room or outside the image."""
     return bool(k < 6 or bounds[k, 0] >= bounds[k, 1] or bounds[k, 2] >= bounds[k, 3])
 
@@ -147,7 +128,9 @@ def cast_room(rays: Rays, x: Floats, y: Floats) -> tuple[Floats, NDArray[np.int1
     """Depth of the room's shell along rays, and the number of the face that they meet."""
     depth, solid = None, None
     for axis in range(3):
-        d = (x * np.float32(rays.right[0, axis]) + np.float32(rays.forward[0, axis])) + y * np.float32(rays.down[0, axis])
+        d = (x * np.float32(rays.right[0, axis]) + np.float32(rays.forward[0, axis])) + y * np.float32(
+            rays.down[0, axis]
+        )
         away = d > 0
         t = (np.where(away, np.float32(1), np.float32(-1)) - np.float32(rays.start[0, axis])) / d
         face = (2 * axis + away).astype(np.int16)
@@ -162,15 +145,15 @@ def cast_room(rays: Rays, x: Floats, y: Floats) -> tuple[Floats, NDArray[np.int1
 
 
 def rectangles(scene: Scene, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Image rectangles (K, 4) that cover the solids, with a pixel to spare, and a depth (K,) none of them is nearer than."""
+    """Image rectangles (K, 4) that cover the solids, with a pixel to spare, and depths (K,) that all of each lies behind."""
     camera = scene.camera
-    corners = scene.centre[:, None] + (_CORNERS[None, :, :, None] * (scene.axes * scene.half[:, :, None])[:, None]).sum(2)
-    offset = corners - np.array(camera.position)
-    z = (offset * np.array(camera.forward)).sum(-1)
+    edges = (scene.axes * scene.half[:, :, None]).transpose(0, 2, 1)
+    offset = dot(edges[:, None], _CORNERS[:, None]) + (scene.centre - np.array(camera.position))[:, None]
+    z = dot(offset, np.array(camera.forward))
     scale = max(size) / (2 * camera.reach)
     safe = np.maximum(z, 1e-3)
-    column = (offset * np.array(camera.right)).sum(-1) / safe * scale + size[1] / 2
-    row = (offset * np.array(camera.down)).sum(-1) / safe * scale + size[0] / 2
+    column = dot(offset, np.array(camera.right)) / safe * scale + size[1] / 2
+    row = dot(offset, np.array(camera.down)) / safe * scale + size[0] / 2
     low = np.floor(np.stack([row.min(1), column.min(1)], 1)) - 1
     high = np.ceil(np.stack([row.max(1), column.max(1)], 1)) + 1
     # A solid that reaches behind the camera may be anywhere.
@@ -182,11 +165,6 @@ def rectangles(scene: Scene, size: tuple[int, int]) -> tuple[NDArray[np.int64], 
     return np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1), z.min(1) - 1e-3
 
 
-def _apply(matrix: NDArray[np.float64], vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Matrix times vector for all solids, in an order of additions that no library decides."""
-    return matrix[..., 0] * vector[..., None, 0] + matrix[..., 1] * vector[..., None, 1] + matrix[..., 2] * vector[..., None, 2]
-
-
-def camera_axes(camera: Camera) -> NDArray[np.float32]:
-    """Rows: right, down, forward."""
-    return np.array([camera.right, camera.down, camera.forward], np.float32)
+def dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scalar products along the last axis (3), in an order of additions that no library decides."""
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]

@@ -93,7 +93,12 @@ class SyntheticRooms(MultiTaskDataset):
         return {**sample, "id": self.ids[index]}
 
     def write(
-        self, root: str | PathLike[str], dataset: str, layout: str | None = None, *, splits: Mapping[str, int] | None = None
+        self,
+        root: str | PathLike[str],
+        dataset: str,
+        layout: str | None = None,
+        *,
+        splits: Mapping[str, int] | None = None,
     ) -> None:
         """Write scenes as the files of a published data set, to test what reads them.
 
@@ -118,4 +123,4 @@ class SyntheticRooms(MultiTaskDataset):
 
 
 def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)

@@ -18,7 +18,10 @@ def door(dice: Dice) -> Thing:
     leaf = leaf._replace(turned=True)
     frame = m.painted(dice, m.WHITES) if dice.chance(0.6) else leaf
     parts = [box((0, 0.0, DOOR_HEIGHT / 2), (width, 0.05, DOOR_HEIGHT), leaf)]
-    parts += [box((s * (width / 2 + 0.035), -0.01, DOOR_HEIGHT / 2 + 0.03), (0.07, 0.09, DOOR_HEIGHT + 0.06), frame) for s in (-1, 1)]
+    parts += [
+        box((s * (width / 2 + 0.035), -0.01, DOOR_HEIGHT / 2 + 0.03), (0.07, 0.09, DOOR_HEIGHT + 0.06), frame)
+        for s in (-1, 1)
+    ]
     parts.append(box((0, -0.01, DOOR_HEIGHT + 0.03), (width + 0.14, 0.09, 0.07), frame))
     columns, rows = dice.choice(((1, 2), (2, 2), (2, 3), (1, 3), (0, 0)))
     for i in range(columns):
@@ -82,7 +85,11 @@ def rug(dice: Dice) -> Thing:
     """A rectangular or round rug."""
     width, depth = dice.uniform(1.5, 2.4), dice.uniform(1.1, 1.7)
     weave = Material(
-        m.vary(dice, dice.choice(m.FABRICS)), m.vary(dice, dice.choice(m.FABRICS)), m.RUG, dice.uniform(0.1, 0.25), phase=dice.uniform()
+        m.vary(dice, dice.choice(m.FABRICS)),
+        m.vary(dice, dice.choice(m.FABRICS)),
+        m.RUG,
+        dice.uniform(0.1, 0.25),
+        phase=dice.uniform(),
     )
     if dice.chance(0.3):
         radius = depth * 0.6
@@ -92,7 +99,11 @@ def rug(dice: Dice) -> Thing:
 
 def lamp(dice: Dice, *, standing: bool, lit: bool) -> Thing:
     """A floor lamp (`standing`) or a table lamp."""
-    height, stand = (dice.uniform(1.4, 1.75), m.metal(dice)) if standing else (dice.uniform(0.38, 0.55), m.painted(dice, m.POTS, gloss=0.4))
+    height, stand = (
+        (dice.uniform(1.4, 1.75), m.metal(dice))
+        if standing
+        else (dice.uniform(0.38, 0.55), m.painted(dice, m.POTS, gloss=0.4))
+    )
     radius = dice.uniform(0.17, 0.24) if standing else dice.uniform(0.11, 0.16)
     size = radius * dice.uniform(1.1, 1.5)
     parts = [rod((0, 0, 0), (0, 0, 0.025), radius * 0.75, stand)]
@@ -130,7 +141,10 @@ def plant(dice: Dice, *, small: bool) -> Thing:
     pot, stem = m.painted(dice, m.POTS, gloss=0.3), m.painted(dice, m.GREENS)
     radius, rim = (0.07, 0.12) if small else (dice.uniform(0.14, 0.19), dice.uniform(0.24, 0.36))
     soil = m.painted(dice, m.HAIRS)
-    parts = [rod((0, 0, 0), (0, 0, rim), radius * 0.75, pot, end_radius=radius), rod((0, 0, rim - 0.02), (0, 0, rim + 0.004), radius * 0.85, soil)]
+    parts = [
+        rod((0, 0, 0), (0, 0, rim), radius * 0.75, pot, end_radius=radius),
+        rod((0, 0, rim - 0.02), (0, 0, rim + 0.004), radius * 0.85, soil),
+    ]
     leaves = [Material(m.vary(dice, dice.choice(m.GREENS)), gloss=0.2, phase=dice.uniform()) for _ in range(3)]
     crown = rim + scale * 0.55
     count = dice.integer(7, 9) if small else dice.integer(10, 13)
@@ -158,7 +172,10 @@ def small_object(dice: Dice) -> Thing:
     paint = Material(m.vary(dice, dice.choice(m.BRIGHT)), gloss=0.6, phase=dice.uniform())
     if kind == 0:
         r, h = dice.uniform(0.05, 0.08), dice.uniform(0.2, 0.34)
-        parts = [ball((0, 0, h * 0.4), (r, r, h * 0.4), paint), rod((0, 0, h * 0.6), (0, 0, h), r * 0.45, paint, end_radius=r * 0.75)]
+        parts = [
+            ball((0, 0, h * 0.4), (r, r, h * 0.4), paint),
+            rod((0, 0, h * 0.6), (0, 0, h), r * 0.45, paint, end_radius=r * 0.75),
+        ]
         parts.append(rod((0, 0, 0), (0, 0, h * 0.2), r * 0.7, paint))
     elif kind == 1:
         r = dice.uniform(0.07, 0.12)
@@ -173,13 +190,21 @@ def small_object(dice: Dice) -> Thing:
         for _ in range(dice.integer(2, 4)):
             thick = dice.uniform(0.025, 0.05)
             cover = m.painted(dice, m.BRIGHT)
-            parts.append(box((dice.uniform(-0.02, 0.02), 0, z + thick / 2), (dice.uniform(0.18, 0.26), 0.17, thick), cover))
+            parts.append(
+                box((dice.uniform(-0.02, 0.02), 0, z + thick / 2), (dice.uniform(0.18, 0.26), 0.17, thick), cover)
+            )
             z += thick
     elif kind == 4:
         w, h = dice.uniform(0.14, 0.26), dice.uniform(0.1, 0.24)
-        parts = [box((0, 0, h / 2), (w, w * 0.7, h), m.cloth(dice)), box((0, 0, h), (w + 0.015, w * 0.7 + 0.015, 0.03), paint)]
+        parts = [
+            box((0, 0, h / 2), (w, w * 0.7, h), m.cloth(dice)),
+            box((0, 0, h), (w + 0.015, w * 0.7 + 0.015, 0.03), paint),
+        ]
     else:
-        parts = [rod((0, 0, 0), (0, 0, 0.11), 0.045, paint), rod((0, 0, 0.1), (0, 0, 0.113), 0.036, m.painted(dice, m.HAIRS))]
+        parts = [
+            rod((0, 0, 0), (0, 0, 0.11), 0.045, paint),
+            rod((0, 0, 0.1), (0, 0, 0.113), 0.036, m.painted(dice, m.HAIRS)),
+        ]
         parts.append(box((0.055, 0, 0.055), (0.03, 0.012, 0.06), paint))
     return Thing("object", parts, (0.3, 0.3), 0.3)
 
@@ -190,11 +215,21 @@ def toy(dice: Dice) -> Thing:
     paint = Material(m.vary(dice, dice.choice(m.BRIGHT)), gloss=0.5, phase=dice.uniform())
     if kind == 0:
         r = dice.uniform(0.12, 0.3)
-        return Thing("object", [ball((0, 0, r), r, paint._replace(second=dice.choice(m.BRIGHT), pattern=m.STRIPES, scale=r * 0.8))], (2 * r, 2 * r), 2 * r)
+        return Thing(
+            "object",
+            [ball((0, 0, r), r, paint._replace(second=dice.choice(m.BRIGHT), pattern=m.STRIPES, scale=r * 0.8))],
+            (2 * r, 2 * r),
+            2 * r,
+        )
     if kind == 1:
         w, d, h = dice.uniform(0.35, 0.6), dice.uniform(0.3, 0.45), dice.uniform(0.25, 0.45)
         crate = m.wood(dice) if dice.chance(0.5) else m.cloth(dice)
-        return Thing("object", [box((0, 0, h / 2), (w, d, h), crate), box((0, 0, h), (w + 0.03, d + 0.03, 0.05), paint)], (w, d), h)
+        return Thing(
+            "object",
+            [box((0, 0, h / 2), (w, d, h), crate), box((0, 0, h), (w + 0.03, d + 0.03, 0.05), paint)],
+            (w, d),
+            h,
+        )
     size = dice.uniform(0.14, 0.24)
     places = ((-0.55, 0, 0.5), (0.55, 0.05, 0.5), (0, 0, 1.5))
     cubes = [box((x * size, y * size, z * size), (size, size, size), m.painted(dice, m.BRIGHT)) for x, y, z in places]

@@ -12,7 +12,7 @@ _LUMA = (np.float32(0.25), np.float32(0.625), np.float32(0.125))
 
 
 def develop(light: Floats, dice: Dice) -> NDArray[np.uint8]:
-    """An 8-bit image (3, H, W) of linear radiance (3, H, W), with an exposure, noise and white balance drawn from `dice`."""
+    """An 8-bit image (3, H, W) of linear radiance (3, H, W); exposure, white balance and noise come from `dice`."""
     luma = _LUMA[0] * light[0] + _LUMA[1] * light[1] + _LUMA[2] * light[2]
     some = np.sort(luma.ravel()[:: max(1, luma.size // 2048)])
     middle = some[len(some) // 2]

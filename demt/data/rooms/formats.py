@@ -40,7 +40,23 @@ CLASSES: dict[str, tuple[str, str, int, int]] = {
     "person": ("person", "person", 284, 24),
 }
 #: Train id, of 19 classes, of the Cityscapes label ids above; 4 is a label without a class.
-_TRAIN_IDS = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 23: 10, 24: 11, 26: 13, 27: 14, 28: 15, 33: 18}
+_TRAIN_IDS = {
+    7: 0,
+    8: 1,
+    11: 2,
+    12: 3,
+    13: 4,
+    17: 5,
+    19: 6,
+    20: 7,
+    21: 8,
+    23: 10,
+    24: 11,
+    26: 13,
+    27: 14,
+    28: 15,
+    33: 18,
+}
 #: The 7 categories: flat, construction, object, nature, sky, human, vehicle.
 _CATEGORIES = (0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 5, 6, 6, 6, 6, 6, 6)
 #: Name of a part in PASCAL-Part's files for each class of `human_parts`.
@@ -164,7 +180,9 @@ def _annotation(maps: Maps, id: str) -> NDArray[Any]:
     for number in np.unique(maps["instance"][people]):
         mask = maps["instance"] == number
         present = [k for k in range(1, 7) if (mask & (maps["human_parts"] == k)).any()]
-        parts = _struct([(_PARTS[k], (mask & (maps["human_parts"] == k)).astype(np.uint8)) for k in present], "part_name", "mask")
+        parts = _struct(
+            [(_PARTS[k], (mask & (maps["human_parts"] == k)).astype(np.uint8)) for k in present], "part_name", "mask"
+        )
         objects.append(("person", _PERSON, mask, parts))
     rows = [(name, kind, mask.astype(np.uint8), parts) for name, kind, mask, parts in objects]
     return _struct([(id, _struct(rows, "class", "class_ind", "mask", "parts"))], "imname", "objects")

@@ -151,7 +151,10 @@ def _rest(dice: Dice, plan: Plan) -> None:
         if dice.chance(0.4):
             group.append(person(dice, seat=seat.seat))
         plan.free(dice, group, seat.footprint, height=1.0)
-    for chance, thing in ((0.5, decor.plant(dice, small=False)), (0.4, decor.lamp(dice, standing=True, lit=dice.chance(0.4)))):
+    for chance, thing in (
+        (0.5, decor.plant(dice, small=False)),
+        (0.4, decor.lamp(dice, standing=True, lit=dice.chance(0.4))),
+    ):
         if dice.chance(chance):
             plan.free(dice, [thing], thing.footprint, height=1.0)
     for _ in range(dice.integer(0, 2)):
@@ -203,7 +206,7 @@ def _skirting(dice: Dice, plan: Plan) -> None:
         cuts = sorted((_along(t, wall) - t.footprint[0] / 2, _along(t, wall) + t.footprint[0] / 2) for t in doors)
         start = low
         for end, following in [*cuts, (high, high)]:
-            x, y = plan._point(wall, (start + end) / 2, 0.008)
+            x, y = plan.wall_point(wall, (start + end) / 2, 0.008)
             strip = Thing("wall", [box((0, 0, tall / 2), (end - start, 0.016, tall), board)], fixed=True)
             plan.things.append(strip.at((x, y, 0.0), turn))
             start = following

@@ -1,4 +1,4 @@
-"""Furniture: tables, chairs, sofas, beds, cabinets and shelves, each of boxes and rods. All face −y, their backs are at +y."""
+"""Furniture: tables, chairs, sofas, beds, cabinets and shelves. All face −y, their backs are at +y."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from demt.data.rooms.parts import Part, Thing, ball, box, leaning, rod
 def table(dice: Dice, *, low: bool = False) -> Thing:
     """A dining table or a coffee table (`low`): a top on four legs, on a foot, or on two panels."""
     height = dice.uniform(0.36, 0.46) if low else dice.uniform(0.7, 0.78)
-    width, depth = (dice.uniform(0.8, 1.2), dice.uniform(0.5, 0.7)) if low else (dice.uniform(1.1, 1.9), dice.uniform(0.75, 0.95))
+    width, depth = (
+        (dice.uniform(0.8, 1.2), dice.uniform(0.5, 0.7)) if low else (dice.uniform(1.1, 1.9), dice.uniform(0.75, 0.95))
+    )
     top, legs = m.furniture(dice), m.furniture(dice) if dice.chance(0.4) else None
     under = legs or top
     thick = dice.uniform(0.03, 0.06)
@@ -20,7 +22,10 @@ def table(dice: Dice, *, low: bool = False) -> Thing:
         radius = min(width, depth) * 0.6
         parts = [rod((0, 0, height - thick), (0, 0, height), radius, top)]
         foot = m.metal(dice) if dice.chance(0.5) else under
-        parts += [rod((0, 0, 0.03), (0, 0, height - thick), 0.05, foot), rod((0, 0, 0), (0, 0, 0.03), radius * 0.6, foot)]
+        parts += [
+            rod((0, 0, 0.03), (0, 0, height - thick), 0.05, foot),
+            rod((0, 0, 0), (0, 0, 0.03), radius * 0.6, foot),
+        ]
         return Thing("table", parts, (2 * radius, 2 * radius), height, height)
     parts = [box((0, 0, height - thick / 2), (width, depth, thick), top)]
     x, y = width / 2 - 0.06, depth / 2 - 0.06
@@ -108,12 +113,18 @@ def bed(dice: Dice) -> Thing:
     top = dice.uniform(0.42, 0.55)
     head = top + dice.uniform(0.3, 0.6)
     parts = [box((0, 0, 0.2), (width + 0.06, length, 0.16), frame)]
-    parts.append(box((0, length / 2 - 0.03, head / 2), (width + 0.08, 0.06, head), m.cloth(dice) if dice.chance(0.3) else frame))
+    parts.append(
+        box((0, length / 2 - 0.03, head / 2), (width + 0.08, 0.06, head), m.cloth(dice) if dice.chance(0.3) else frame)
+    )
     parts.append(box((0, -0.03, (0.28 + top) / 2), (width, length - 0.1, top - 0.28), sheet))
     cover = dice.uniform(0.55, 0.75) * length
     parts.append(box((0, -length / 2 + cover / 2 - 0.01, top - 0.09), (width + 0.07, cover, 0.24), blanket))
     parts.append(box((0, -length / 2 + cover - 0.07, top + 0.02), (width + 0.075, 0.2, 0.05), sheet))
-    parts += [box((s * (width / 2 - 0.06), t * (length / 2 - 0.06), 0.06), (0.07, 0.07, 0.12), frame) for s in (-1, 1) for t in (-1, 1)]
+    parts += [
+        box((s * (width / 2 - 0.06), t * (length / 2 - 0.06), 0.06), (0.07, 0.07, 0.12), frame)
+        for s in (-1, 1)
+        for t in (-1, 1)
+    ]
     for x in (0.0,) if width < 1 else (-width / 4, width / 4):
         parts.append(ball((x, length / 2 - 0.32, top + 0.1), (0.32, 0.2, 0.1), sheet, axes=leaning(-0.25)))
     return Thing("bed", parts, (width + 0.1, length), head, top + 0.03)
@@ -152,7 +163,9 @@ def _row(dice: Dice, width: float, depth: float, z: float, step: float) -> Thing
     while x < start + length - 0.08:
         part = min(dice.uniform(0.12, 0.4), start + length - x)
         tall = dice.uniform(0.55, 0.82) * step
-        binding = Material(dice.choice(m.BRIGHT), dice.choice(m.FABRICS), m.BOOKS, dice.uniform(0.03, 0.05), phase=dice.uniform())
+        binding = Material(
+            dice.choice(m.BRIGHT), dice.choice(m.FABRICS), m.BOOKS, dice.uniform(0.03, 0.05), phase=dice.uniform()
+        )
         parts.append(box((x + part / 2, 0.02, z + tall / 2), (part, depth * 0.7, tall), binding))
         x += part
     return Thing("object", parts or [box((start, 0, z + 0.06), (0.12, 0.12, 0.12), m.painted(dice, m.BRIGHT))])

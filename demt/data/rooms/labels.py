@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from demt.data.rooms.cast import camera_axes
 from demt.data.rooms.scene import Floats, Scene
 from demt.data.rooms.surface import Surface
 from demt.palettes import ROOMS_CLASSES
@@ -61,5 +60,6 @@ def edges(scene: Scene, solid: NDArray[np.int16]) -> Floats:
 def normals(scene: Scene, seen: Surface, size: tuple[int, int]) -> Floats:
     """Unit normals (3, H, W) in the camera's frame: x to the left, y up, z towards the camera."""
     n = seen.normal
-    axes = camera_axes(scene.camera)
+    camera = scene.camera
+    axes = np.array([camera.right, camera.down, camera.forward], np.float32)
     return np.stack([-((a[0] * n[0] + a[1] * n[1]) + a[2] * n[2]) for a in axes]).reshape(3, *size)

@@ -45,7 +45,7 @@ class Plan:
             along = self._along(dice, name, width)
             if along is None:
                 continue
-            x, y = self._point(name, along, depth / 2 + 0.02)
+            x, y = self.wall_point(name, along, depth / 2 + 0.02)
             spread = (width, depth) if name == "back" else (depth, width)
             flat = (x - spread[0] / 2, y - spread[1] / 2, x + spread[0] / 2, y + spread[1] / 2)
             front = (along - width / 2, 0.0, along + width / 2, thing.height)
@@ -54,7 +54,9 @@ class Plan:
                 return self._add(thing.at((x, y, 0.0), TURNS[name]), flat)
         return None
 
-    def hang(self, dice: Dice, thing: Thing, low: float, high: float, bottom: float = 0.0, *, tries: int = 12) -> Thing | None:
+    def hang(
+        self, dice: Dice, thing: Thing, low: float, high: float, bottom: float = 0.0, *, tries: int = 12
+    ) -> Thing | None:
         """Fix a flat thing to a wall, its origin between the heights `low` and `high`.
 
         `bottom` is how far it reaches below its origin. Things that start at the floor keep furniture away.
@@ -66,7 +68,7 @@ class Plan:
             if along is None or z + thing.height - bottom > self.height - 0.05:
                 continue
             area = (along - width / 2, z - bottom, along + width / 2, z - bottom + thing.height)
-            x, y = self._point(name, along, depth / 2)
+            x, y = self.wall_point(name, along, depth / 2)
             if self._bare(name, area) and self.seen(x, y):
                 self.hung[name].append(area)
                 placed = thing.at((x, y, z), TURNS[name])
@@ -74,7 +76,9 @@ class Plan:
                 return placed
         return None
 
-    def free(self, dice: Dice, things: list[Thing], size: tuple[float, float], *, height: float, angle: float | None = None) -> bool:
+    def free(
+        self, dice: Dice, things: list[Thing], size: tuple[float, float], *, height: float, angle: float | None = None
+    ) -> bool:
         """Stand a group of things, given in a frame of their own, somewhere on the floor; False where nowhere fits."""
         for _ in range(22):
             turn = dice.uniform(-math.pi, math.pi) if angle is None else angle
@@ -133,7 +137,8 @@ class Plan:
             return None
         return dice.uniform(low + width / 2 + _GAP, high - width / 2 - _GAP)
 
-    def _point(self, wall: str, along: float, distance: float) -> tuple[float, float]:
+    def wall_point(self, wall: str, along: float, distance: float) -> tuple[float, float]:
+        """The place at a distance from a wall, `along` it."""
         if wall == "back":
             return along, self.depth - distance
         return (distance - self.width / 2 if wall == "left" else self.width / 2 - distance), along
@@ -147,8 +152,12 @@ class Plan:
         # Nothing near the lens: what is tall would hide the room.
         if dx * dx + dy * dy < (1.0 if height < 0.6 else 1.5 if height < 1.2 else 1.9) ** 2:
             return False
-        return all(x1 + _GAP <= a0 or a1 + _GAP <= x0 or y1 + _GAP <= b0 or b1 + _GAP <= y0 for a0, b0, a1, b1 in self.taken)
+        return all(
+            x1 + _GAP <= a0 or a1 + _GAP <= x0 or y1 + _GAP <= b0 or b1 + _GAP <= y0 for a0, b0, a1, b1 in self.taken
+        )
 
     def _bare(self, wall: str, area: Rectangle) -> bool:
         x0, z0, x1, z1 = area
-        return all(x1 + 0.08 <= a or c + 0.08 <= x0 or z1 + 0.08 <= b or d + 0.08 <= z0 for a, b, c, d in self.hung[wall])
+        return all(
+            x1 + 0.08 <= a or c + 0.08 <= x0 or z1 + 0.08 <= b or d + 0.08 <= z0 for a, b, c, d in self.hung[wall]
+        )

@@ -80,7 +80,10 @@ def _sun(dice: Dice, window: Thing, plan: Plan) -> Sun:
     width = window.footprint[0] - 0.3
     axis, along = (1, window.position[0]) if window.angle == TURNS["back"] else (0, window.position[1])
     place = plan.depth if axis == 1 else math.copysign(plan.width / 2, window.position[0])
-    low, high = (along - width / 2, window.position[2] + 0.04), (along + width / 2, window.position[2] + window.height - 0.04)
+    low, high = (
+        (along - width / 2, window.position[2] + 0.04),
+        (along + width / 2, window.position[2] + window.height - 0.04),
+    )
     return Sun(direction, (5.0, 4.5, 3.7), axis, place, low, high)
 
 

@@ -53,9 +53,13 @@ def _palette(codes: str) -> tuple[Colour, ...]:
     return tuple(colour(code) for code in codes.split())
 
 
-WALLS = _palette("efe6d8 e8e4dc dfe6e4 d8e0e8 ecdcc8 c9d6cc e6cfc4 d5cbe0 b9c7cf c2b8a3 9fb3a6 c98f72 8fa3b8 e9d9a6 a7a29b f2efe9")
+WALLS = _palette(
+    "efe6d8 e8e4dc dfe6e4 d8e0e8 ecdcc8 c9d6cc e6cfc4 d5cbe0 b9c7cf c2b8a3 9fb3a6 c98f72 8fa3b8 e9d9a6 a7a29b f2efe9"
+)
 WOODS = _palette("a9743f 8a5a33 c49a63 6e4528 d8b482 5a3a24 b5835a 9c6b48 e0c69b 4a3024")
-FABRICS = _palette("8c3b3b 3d5a80 4f6f52 b07d3c 6d5b7b 9a9a94 d9cbb3 2f3e46 c05746 5b8e9a a33b5e e0b050 46494f 7a8f4b bfa2a0")
+FABRICS = _palette(
+    "8c3b3b 3d5a80 4f6f52 b07d3c 6d5b7b 9a9a94 d9cbb3 2f3e46 c05746 5b8e9a a33b5e e0b050 46494f 7a8f4b bfa2a0"
+)
 BRIGHT = _palette("d1322e e58a1f f0c928 3a9d4c 2b6fc2 7a3fa0 e35d8f 1fa5a0 f2f0ea 30343a")
 METALS = _palette("b8b8ba 8d8f92 3a3b3d c9b37e 5d5147")
 WHITES = _palette("f4f2ee ebe7df f7f7f7 e4e1da")
@@ -114,7 +118,14 @@ def wall(dice: Dice) -> Material:
     if kind < 0.9:
         brick = vary(dice, colour(dice.choice(("a5573c", "b8755a", "d8cfc4", "8c4a3a"))))
         return Material(brick, colour("cdc6ba"), BRICK, dice.uniform(0.2, 0.26), phase=dice.uniform())
-    return Material(tone, (tone[0] * 0.7, tone[1] * 0.7, tone[2] * 0.7), BOARDS, dice.uniform(0.1, 0.2), phase=dice.uniform(), turned=True)
+    return Material(
+        tone,
+        (tone[0] * 0.7, tone[1] * 0.7, tone[2] * 0.7),
+        BOARDS,
+        dice.uniform(0.1, 0.2),
+        phase=dice.uniform(),
+        turned=True,
+    )
 
 
 def floor(dice: Dice) -> Material:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from demt.data.rooms.scene import Floats
-from demt.data.rooms.shadows import _overlap
+from demt.data.rooms.shadows import overlap
 from demt.data.rooms.surface import Surface
 
 #: Directions on the image, and steps as shares of its longer side.
@@ -27,7 +27,7 @@ def openness(seen: Surface, size: tuple[int, int]) -> Floats:
             rows, columns = (round(step * max(size) * d) for d in direction)
             if rows == columns == 0:
                 continue
-            (r0, r1), (c0, c1) = _overlap(rows, size[0]), _overlap(columns, size[1])
+            (r0, r1), (c0, c1) = overlap(rows, size[0]), overlap(columns, size[1])
             a, b = (r0, c0), (r1, c1)
             v = [q[b] - q[a] for q in p]
             square = v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + np.float32(1e-4)

@@ -52,10 +52,12 @@ def ball(centre: Vec, radius: float | Vec, material: Material, *, axes: Axes = U
     return Part(BALL, centre, half, material, axes, 1.0, body)
 
 
-def rod(start: Vec, end: Vec, radius: float, material: Material, *, end_radius: float | None = None, body: int = 0) -> Part:
+def rod(
+    start: Vec, end: Vec, radius: float, material: Material, *, end_radius: float | None = None, body: int = 0
+) -> Part:
     """A capped cylinder or cone between two points."""
     along = (end[0] - start[0], end[1] - start[1], end[2] - start[2])
-    length = math.sqrt(along[0] ** 2 + along[1] ** 2 + along[2] ** 2)
+    length = _length(along)
     z = (along[0] / length, along[1] / length, along[2] / length)
     centre = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, (start[2] + end[2]) / 2)
     taper = 1.0 if end_radius is None else end_radius / radius
@@ -64,10 +66,7 @@ def rod(start: Vec, end: Vec, radius: float, material: Material, *, end_radius: 
 
 def around(z: Vec) -> Axes:
     """Orthonormal axes whose third is the unit vector `z`."""
-    if abs(z[2]) > 0.9:
-        other = (1.0, 0.0, 0.0)
-    else:
-        other = (0.0, 0.0, 1.0)
+    other = (1.0, 0.0, 0.0) if abs(z[2]) > 0.9 else (0.0, 0.0, 1.0)
     x = _unit(_cross(other, z))
     return x, _cross(z, x), z
 
@@ -87,8 +86,13 @@ def _cross(a: Vec, b: Vec) -> Vec:
     return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
+def _length(a: Vec) -> float:
+    # Products and roots are the same everywhere; powers need not be.
+    return math.sqrt(a[0] * a[0] + a[1] * a[1] + a[2] * a[2])
+
+
 def _unit(a: Vec) -> Vec:
-    length = math.sqrt(a[0] ** 2 + a[1] ** 2 + a[2] ** 2)
+    length = _length(a)
     return a[0] / length, a[1] / length, a[2] / length
 
 

@@ -56,17 +56,29 @@ def _trunk(
         ball((0, 0, hips + 0.005 * tall), (w * 0.92, d, 0.07 * tall), trousers, body=TORSO),
         ball((0, 0, hips + 0.1 * tall), (w * 0.85, d * 0.92, 0.1 * tall), shirt, body=TORSO),
         ball((0, 0, hips + 0.21 * tall), (w, d, 0.12 * tall), shirt, body=TORSO),
-        rod((-w * 0.95, 0, shoulders - 0.02 * tall), (w * 0.95, 0, shoulders - 0.02 * tall), 0.037 * tall, shirt, body=TORSO),
+        rod(
+            (-w * 0.95, 0, shoulders - 0.02 * tall),
+            (w * 0.95, 0, shoulders - 0.02 * tall),
+            0.037 * tall,
+            shirt,
+            body=TORSO,
+        ),
         rod((0, 0, shoulders - 0.02 * tall), (0, 0, head - 0.03 * tall), 0.03 * tall, skin, body=TORSO),
         ball((0, -0.005 * tall, head), (0.046 * tall, 0.055 * tall, 0.067 * tall), skin, body=HEAD),
         ball((0, -0.06 * tall, head - 0.005 * tall), (0.009 * tall, 0.012 * tall, 0.013 * tall), skin, body=HEAD),
     ]
     if dice.chance(0.9):
-        parts.append(ball((0, 0.014 * tall, head + 0.02 * tall), (0.05 * tall, 0.053 * tall, 0.056 * tall), hair, body=HEAD))
+        parts.append(
+            ball((0, 0.014 * tall, head + 0.02 * tall), (0.05 * tall, 0.053 * tall, 0.056 * tall), hair, body=HEAD)
+        )
     if dice.chance(0.35):
-        parts.append(ball((0, 0.035 * tall, head - 0.03 * tall), (0.05 * tall, 0.03 * tall, 0.08 * tall), hair, body=HEAD))
+        parts.append(
+            ball((0, 0.035 * tall, head - 0.03 * tall), (0.05 * tall, 0.03 * tall, 0.08 * tall), hair, body=HEAD)
+        )
     eyes = Material((0.01, 0.01, 0.012), gloss=0.5)
-    parts += [ball((s * 0.018 * tall, -0.055 * tall, head + 0.008 * tall), 0.0055 * tall, eyes, body=HEAD) for s in (-1, 1)]
+    parts += [
+        ball((s * 0.018 * tall, -0.055 * tall, head + 0.008 * tall), 0.0055 * tall, eyes, body=HEAD) for s in (-1, 1)
+    ]
     return parts
 
 
@@ -89,7 +101,15 @@ def _arm(
 
 
 def _leg(
-    side: int, tall: float, hips: float, build: float, lift: float, knee: float, trousers: Material, legs: Material, shoes: Material
+    side: int,
+    tall: float,
+    hips: float,
+    build: float,
+    lift: float,
+    knee: float,
+    trousers: Material,
+    legs: Material,
+    shoes: Material,
 ) -> list[Part]:
     r = 0.042 * tall * build
     hip = (side * 0.052 * tall * build, 0.0, hips - 0.02 * tall)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from demt.data.rooms import labels
 from demt.data.rooms.antialias import smooth_outlines
-from demt.data.rooms.cast import Frames, Rays, cast
+from demt.data.rooms.cast import Rays, cast
 from demt.data.rooms.develop import develop
 from demt.data.rooms.dice import Dice
 from demt.data.rooms.scene import Scene
@@ -22,15 +22,14 @@ def render(scene: Scene, size: tuple[int, int], dice: Dice) -> dict[str, NDArray
 
     Returns:
         ``image``; ``semseg``, ``human_parts``, ``sal`` (H, W) uint8; ``normals`` (3, H, W), ``depth`` and ``edge``
-        (H, W) float32; ``instance`` (H, W) int32, the number of the thing a pixel belongs to (0 to 5: the room's faces).
+        (H, W) float32; ``instance`` (H, W) int32, the number of the thing a pixel shows (0 to 5: the room's faces).
     """
     # Rays along a face or past a cone divide by zero and take roots of negative numbers: they miss.
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        frames = Frames.of(scene)
-        rays = Rays(scene, frames)
+        rays = Rays(scene)
         depth, solid, bounds = cast(scene, rays, size)
-        seen = surface(scene, frames, depth, solid)
-        light = shade(scene, frames, seen, size)
+        seen = surface(scene, depth, solid)
+        light = shade(scene, seen, size)
         smooth_outlines(light, scene, rays, solid, bounds)
         return {
             "image": develop(light, dice),

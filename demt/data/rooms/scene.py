@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -123,6 +124,12 @@ class Scene:
     names: tuple[str, ...]
     fixed: tuple[bool, ...]
     materials: tuple[Material, ...]
+
+    @functools.cached_property
+    def matrix(self) -> NDArray[np.float64]:
+        """(K, 3, 3): from the room to the solids' unit shapes, q = matrix · (p − centre)."""
+        matrix: NDArray[np.float64] = self.axes / self.half[:, :, None]
+        return matrix
 
 
 def assemble(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from demt.data.rooms import shadows
-from demt.data.rooms.cast import Frames
 from demt.data.rooms.occlusion import openness
 from demt.data.rooms.scene import Floats, Light, Scene
 from demt.data.rooms.surface import Surface
@@ -14,10 +13,10 @@ from demt.data.rooms.textures import albedo
 _SHINE = 5
 
 
-def shade(scene: Scene, frames: Frames, seen: Surface, size: tuple[int, int]) -> Floats:
+def shade(scene: Scene, seen: Surface, size: tuple[int, int]) -> Floats:
     """Linear radiance (3, H, W) of the seen points."""
     base = albedo(scene, seen)
-    occluders = shadows.Occluders(scene, frames)
+    occluders = shadows.Occluders(scene)
     ids = seen.solid.astype(np.int32) * 4 + seen.face
     open_ = openness(seen, size)
     up = seen.normal[2]
@@ -43,7 +42,11 @@ def shade(scene: Scene, frames: Frames, seen: Surface, size: tuple[int, int]) ->
 
 
 def _from(
-    source: Light, seen: Surface, occluders: shadows.Occluders, ids: np.ndarray[tuple[int, ...], np.dtype[np.int32]], size: tuple[int, int]
+    source: Light,
+    seen: Surface,
+    occluders: shadows.Occluders,
+    ids: np.ndarray[tuple[int, ...], np.dtype[np.int32]],
+    size: tuple[int, int],
 ) -> tuple[Floats, Floats]:
     """Irradiance and highlight of one light, for an intensity of 1."""
     target = shadows.light_points(source, size)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from demt.data.rooms.cast import Frames, interval
+from demt.data.rooms.cast import interval
+from demt.data.rooms.parts import BALL, CONE
 from demt.data.rooms.scene import Floats, Light, Scene, Sun
 from demt.data.rooms.surface import Surface, Triple
 
@@ -23,16 +24,13 @@ Mask = NDArray[np.bool_]
 class Occluders:
     """The solids that cast shadows, thing by thing, with bounding spheres."""
 
-    def __init__(self, scene: Scene, frames: Frames) -> None:
+    def __init__(self, scene: Scene) -> None:
         glows = np.array([s.glow > 0 for s in scene.materials]).take(scene.material)
         names = np.array(scene.names)
         casts = ~np.isin(names[scene.instance], _SHADOWLESS) & ~glows
         self.kind, self.taper = scene.kind, scene.taper
-        self.matrix, self.centre = frames.matrix.astype(np.float32), scene.centre.astype(np.float32)
-        half = scene.half
-        # A box reaches to its corner, a cone to its rim; a ball is its largest half axis.
-        reach = np.stack([half.max(1), np.sqrt((half**2).sum(1)), np.sqrt(half[:, :2].max(1) ** 2 * np.maximum(scene.taper, 1) ** 2 + half[:, 2] ** 2)])
-        self.radius = np.where(self.kind == 1, reach[0], np.where(self.kind == 0, reach[1], reach[2])).astype(np.float32)
+        self.matrix, self.centre = scene.matrix.astype(np.float32), scene.centre.astype(np.float32)
+        self.radius = _radii(scene)
         self.things: list[tuple[NDArray[np.float32], float, list[int]]] = []
         for i in range(6, len(names)):
             members = np.flatnonzero((scene.instance == i) & casts)
@@ -43,12 +41,8 @@ class Occluders:
                 gaps = np.sqrt(((self.centre[members] - middle) ** 2).sum(1)) + self.radius[members]
                 self.things.append((middle, float(gaps.max()), members.tolist()))
 
-    def blocked(self, start: Triple, way: Triple, margin: float) -> Mask:
-        """Whether something lies between the points `start` and `start + way` (N,).
-
-        `margin` is how far the ends may lie from those of the lines that bounding spheres are tested with (the light's
-        radius).
-        """
+    def blocked(self, start: Triple, way: Triple) -> Mask:
+        """Whether something lies between the points `start` and `start + way` (N,)."""
         found = np.zeros(start[0].shape, bool)
         square = way[0] * way[0] + way[1] * way[1] + way[2] * way[2]
         for middle, radius, members in self.things:
@@ -84,6 +78,17 @@ class Occluders:
         return (along > 0) & ((apart - reach) * square < along * along) | (apart < reach)
 
 
+def _radii(scene: Scene) -> Floats:
+    """Radius of the sphere around each solid: to a box's corner, a cone's rim, a ball's farthest point."""
+    half = scene.half
+    rim = half[:, :2].max(1) * np.maximum(scene.taper, 1)
+    cone = np.sqrt(rim**2 + half[:, 2] ** 2)
+    radii: Floats = np.select(
+        [scene.kind == BALL, scene.kind == CONE], [half.max(1), cone], np.sqrt((half**2).sum(1))
+    ).astype(np.float32)
+    return radii
+
+
 def light_points(light: Light, size: tuple[int, int]) -> Triple:
     """The point of the light that each pixel of an image looks at: three arrays (N,)."""
     height, width = size
@@ -98,7 +103,7 @@ def visibility(occluders: Occluders, seen: Surface, target: Triple, lit: Mask) -
     start = tuple(p[where] + n[where] * _BIAS for p, n in zip(seen.point, seen.normal))
     way = tuple(t[where] - s for t, s in zip(target, start))
     result = np.zeros(lit.shape, np.float32)
-    result[where] = ~occluders.blocked(start, way, 0.0)  # type: ignore[arg-type]
+    result[where] = ~occluders.blocked(start, way)  # type: ignore[arg-type]
     return result
 
 
@@ -114,7 +119,7 @@ def sunlit(occluders: Occluders, seen: Surface, sun: Sun) -> Floats:
     start = tuple(p[where] + n[where] * _BIAS for p, n in zip(seen.point, seen.normal))
     way = tuple(run[where] * np.float32(d) for d in sun.direction)
     result = np.zeros(run.shape, np.float32)
-    result[where] = ~occluders.blocked(start, way, 0.0)  # type: ignore[arg-type]
+    result[where] = ~occluders.blocked(start, way)  # type: ignore[arg-type]
     return result
 
 
@@ -124,7 +129,7 @@ def smooth(values: Floats, surface: NDArray[np.int32], size: tuple[int, int]) ->
     total, count = np.zeros(size, np.float32), np.zeros(size, np.float32)
     for i in range(-2, 2):
         for j in range(-2, 2):
-            here, there = _overlap(i, size[0]), _overlap(j, size[1])
+            here, there = overlap(i, size[0]), overlap(j, size[1])
             a = (here[0], there[0])
             b = (here[1], there[1])
             same = ids[a] == ids[b]
@@ -133,7 +138,7 @@ def smooth(values: Floats, surface: NDArray[np.int32], size: tuple[int, int]) ->
     return (total / count).ravel()
 
 
-def _overlap(shift: int, length: int) -> tuple[slice, slice]:
+def overlap(shift: int, length: int) -> tuple[slice, slice]:
     """Places, and the places `shift` further, that both lie in range."""
     shift = max(min(shift, length), -length)
     return slice(max(0, -shift), length - max(0, shift)), slice(max(0, shift), length + min(0, shift))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from demt.data.rooms.cast import Frames
 from demt.data.rooms.parts import BALL, BOX, CONE
 from demt.data.rooms.scene import ROOM_FACE, Floats, Scene
 
@@ -36,19 +36,18 @@ class Surface:
     ray: Triple
 
 
-def surface(scene: Scene, frames: Frames, depth: Floats, solid: NDArray[np.int16]) -> Surface:
+def surface(scene: Scene, depth: Floats, solid: NDArray[np.int16]) -> Surface:
     """Points and normals of a depth map (H, W) whose pixels belong to these solids (H, W)."""
     x, y = scene.camera.rays((depth.shape[0], depth.shape[1]))
     camera, flat, ids = scene.camera, depth.ravel(), solid.ravel().astype(np.intp)
     ray = _triple(
         (
-            (x * np.float32(camera.right[i]) + np.float32(camera.forward[i]))
-            + y[:, None] * np.float32(camera.down[i])
+            (x * np.float32(camera.right[i]) + np.float32(camera.forward[i])) + y[:, None] * np.float32(camera.down[i])
         ).ravel()
         for i in range(3)
     )
     point = _triple(flat * d + np.float32(p) for d, p in zip(ray, camera.position))
-    matrix = frames.matrix.astype(np.float32)
+    matrix = scene.matrix.astype(np.float32)
     centre = scene.centre.astype(np.float32)
     offset = [p - centre[:, i].take(ids) for i, p in enumerate(point)]
     local = _triple(_rows(matrix[:, i], ids, offset) for i in range(3))
@@ -93,6 +92,6 @@ def _rows(table: NDArray[np.float32], ids: NDArray[np.intp], v: list[Floats]) ->
     return (a * v[0] + b * v[1]) + c * v[2]
 
 
-def _triple(values: object) -> Triple:
-    a, b, c = values  # type: ignore[misc, attr-defined]
+def _triple(values: Iterable[Floats]) -> Triple:
+    a, b, c = values
     return a, b, c

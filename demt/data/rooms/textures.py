@@ -35,7 +35,9 @@ class Spots:
 def albedo(scene: Scene, seen: Surface) -> list[Floats]:
     """Linear colour of all points: three arrays (N,)."""
     number = scene.material.take(seen.solid)
-    table = np.array([(*s.colour, *s.second, s.scale, s.phase, s.pattern, s.turned) for s in scene.materials], np.float32)
+    table = np.array(
+        [(*s.colour, *s.second, s.scale, s.phase, s.pattern, s.turned) for s in scene.materials], np.float32
+    )
     pattern = table[:, 8].take(number).astype(np.int8)
     base = [table[:, i].take(number) for i in range(3)]
     for kind, function in _PATTERNS.items():
@@ -116,7 +118,9 @@ def _plain(s: Spots) -> Pair:
 def _wood(s: Spots) -> Pair:
     row = np.floor(s.v)
     along = s.u * np.float32(0.12) + cell(row, row + 5) * 7
-    grain = noise(s.u * np.float32(0.6) + row * 3, s.v * 9) * np.float32(0.5) + noise(s.u * 2, s.v * 30) * np.float32(0.2)
+    grain = noise(s.u * np.float32(0.6) + row * 3, s.v * 9) * np.float32(0.5) + noise(s.u * 2, s.v * 30) * np.float32(
+        0.2
+    )
     gap = np.maximum(_edge(s.v, 0.03), _edge(along, 0.003))
     return np.clip(grain + gap * _HALF, 0, 1), np.float32(0.82) + np.float32(0.36) * cell(row, np.floor(along))
 
@@ -131,12 +135,16 @@ def _stripes(s: Spots) -> Pair:
 
 
 def _checker(s: Spots) -> Pair:
-    return ((np.floor(s.u * 2) + np.floor(s.v * 2)) % 2).astype(np.float32), np.float32(0.95) + np.float32(0.1) * noise(s.u * 5, s.v * 5)
+    return ((np.floor(s.u * 2) + np.floor(s.v * 2)) % 2).astype(np.float32), np.float32(0.95) + np.float32(0.1) * noise(
+        s.u * 5, s.v * 5
+    )
 
 
 def _fabric(s: Spots) -> Pair:
     weave = np.float32(0.35) * _wave(s.u * 2) + np.float32(0.35) * _wave(s.v * 2)
-    return weave * np.float32(0.5), np.float32(0.85) + np.float32(0.3) * noise(s.u * np.float32(0.25), s.v * np.float32(0.25))
+    return weave * np.float32(0.5), np.float32(0.85) + np.float32(0.3) * noise(
+        s.u * np.float32(0.25), s.v * np.float32(0.25)
+    )
 
 
 def _brick(s: Spots) -> Pair:
@@ -175,7 +183,9 @@ def _books(s: Spots) -> Pair:
 def _spines(s: Spots, own: NDArray[np.float32]) -> list[Floats]:
     """Spines of random colours, with a dark gap between two."""
     book = np.floor(s.u)
-    light = np.where(_edge(s.u, 0.09) > 0, np.float32(0.3), 1) * (np.float32(0.75) + np.float32(0.5) * cell(book, book + 3))
+    light = np.where(_edge(s.u, 0.09) > 0, np.float32(0.3), 1) * (
+        np.float32(0.75) + np.float32(0.5) * cell(book, book + 3)
+    )
     tint = [cell(book + 11 * i, book * 3 + i) for i in range(3)]
     mean = (tint[0] + tint[1] + tint[2]) / 3
     return [np.float32(0.03) + np.float32(0.6) * np.square(mean + (t - mean) * np.float32(0.8)) * light for t in tint]
@@ -201,11 +211,15 @@ def _outside(s: Spots, own: NDArray[np.float32]) -> list[Floats]:
 def _art(s: Spots) -> Pair:
     kind = np.floor(s.phase * 5)
     sun = (np.square(s.a - s.phase) + np.square(s.b - np.float32(0.3)) < np.float32(0.12)).astype(np.float32)
-    hills = (s.b < np.float32(0.9) * noise(s.a * 2 + s.phase * 60, s.phase * 64 + 0 * s.a) - np.float32(0.5)).astype(np.float32)
+    hills = (s.b < np.float32(0.9) * noise(s.a * 2 + s.phase * 60, s.phase * 64 + 0 * s.a) - np.float32(0.5)).astype(
+        np.float32
+    )
     blocks = (cell(s.a * 2 + s.phase * 50, s.b * 2 + s.phase * 20) > np.float32(0.5)).astype(np.float32)
     waves = _wave(s.b * 2 + noise(s.a * 2, s.b + s.phase * 64))
     rings = _wave((s.a * s.a + s.b * s.b) * 2)
-    share = np.select([kind == 0, kind == 1, kind == 2, kind == 3], [np.maximum(sun, hills), hills, blocks, waves], rings)
+    share = np.select(
+        [kind == 0, kind == 1, kind == 2, kind == 3], [np.maximum(sun, hills), hills, blocks, waves], rings
+    )
     return share.astype(np.float32), np.float32(0.8) + np.float32(0.4) * noise(s.a * 5 + s.phase * 9, s.b * 5)
 
 
