@@ -145,7 +145,7 @@ def cast_room(rays: Rays, x: Floats, y: Floats) -> tuple[Floats, NDArray[np.int1
 
 
 def rectangles(scene: Scene, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Image rectangles (K, 4) that cover the solids, with a pixel to spare, and depths (K,) that all of each lies behind."""
+    """Image rectangles (K, 4) that cover the solids, with a pixel to spare, and the nearest depths (K,)."""
     camera = scene.camera
     edges = (scene.axes * scene.half[:, :, None]).transpose(0, 2, 1)
     offset = dot(edges[:, None], _CORNERS[:, None]) + (scene.centre - np.array(camera.position))[:, None]
