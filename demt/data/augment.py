@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -78,6 +78,9 @@ class RandomCrop(nn.Module):
         max_share: Largest share of a class among the labelled pixels of the crop; after `tries` draws it is what it is.
         tries: Number of draws.
         task: Class map that is looked at; samples without it are cropped as drawn first.
+
+    Raises:
+        ValueError: when called with labels of another size than the image.
     """
 
     def __init__(self, size: tuple[int, int], *, max_share: float = 1.0, tries: int = 10, task: str = "semseg") -> None:
@@ -86,6 +89,7 @@ class RandomCrop(nn.Module):
 
     def forward(self, sample: Sample) -> Sample:
         """Crop all maps of a sample."""
+        _check_one_size(sample.values())
         height, width = sample["image"].shape[-2:]
         crop = (min(self.size[0], height), min(self.size[1], width))
         classes = sample.get(self.task) if self.max_share < 1 else None
@@ -114,7 +118,7 @@ class PadTo(v2.Transform):  # type: ignore[misc]
         size: Height and width.
 
     Raises:
-        ValueError: when called with an image that is larger.
+        ValueError: when called with an image that is larger, or labels of another size than the image.
     """
 
     _transformed_types = (tv_tensors.Image, tv_tensors.Mask)
@@ -122,6 +126,10 @@ class PadTo(v2.Transform):  # type: ignore[misc]
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
         self.size = _size(size)
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """All maps must have one size."""
+        _check_one_size(flat_inputs)
 
     def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
         """Pad one map."""
@@ -132,7 +140,8 @@ class PadTo(v2.Transform):  # type: ignore[misc]
                 f"{inpt.shape[-2]} x {inpt.shape[-1]}; give the transform another `size`, or resize first"
             )
         padding = [columns // 2, rows // 2, columns - columns // 2, rows - rows // 2]
-        return self._call_kernel(F.pad, inpt, padding, fill=0) if any(padding) else inpt  # type: ignore[no-any-return]
+        fill = IGNORE if isinstance(inpt, tv_tensors.Mask) else 0
+        return self._call_kernel(F.pad, inpt, padding, fill=fill) if any(padding) else inpt  # type: ignore[no-any-return]
 
 
 class ResizeImage(v2.Transform):  # type: ignore[misc]
@@ -210,6 +219,12 @@ def _saturate(image: Tensor, factor: float) -> Tensor:
     value, least = image.amax(0), image.amin(0)
     factors = (value / (value - least).clamp_min(1e-6)).clamp_max(factor)
     return value - (value - image) * factors
+
+
+def _check_one_size(maps: Iterable[Any]) -> None:
+    sizes = {tuple(value.shape[-2:]) for value in maps if isinstance(value, tv_tensors.TVTensor)}
+    if len(sizes) > 1:
+        raise ValueError(f"Expected images and labels of one size (height, width), got {sorted(sizes)}")
 
 
 def _size(size: Sequence[int]) -> tuple[int, int]:

@@ -44,7 +44,8 @@ class Encoding:
         divisor: See above.
         offset: See above.
         invalid: Stored values without a label; NaN is one if listed. In maps of several channels a pixel has no label
-            when all its channels hold the value. 255 in class maps and zero vectors in maps of normals always mean it.
+            when all its channels hold the value. 255 in class maps (but not below a `threshold`) and zero vectors in maps
+            of normals always mean it.
         ids: Of class maps: class id of each stored value, in place of divisor and offset. Values it leaves out are
             errors unless they are `invalid`.
         colors: Of class maps saved as RGB: class id of each colour, 255 for colours without a label.
@@ -137,10 +138,12 @@ class Encoding:
         for value in stored:
             if value in self.invalid:
                 label: float = IGNORE
-            elif self.ids is not None:
-                label = self.ids.get(value, 256)
             elif self.threshold is not None:
                 label = float(value > self.threshold)
+            elif self.ids is not None:
+                label = self.ids.get(value, IGNORE if value == IGNORE else 256)
+            elif value == IGNORE:
+                label = IGNORE
             else:
                 label = value / self.divisor + self.offset
             table.append(int(label) if label == IGNORE or label in range(task.channels) else 256)
