@@ -20,7 +20,8 @@ def interval(kind: int, taper: float, o: tuple[Floats, ...], d: tuple[Floats, ..
     """Where lines o + t·d, in a solid's own frame, enter and leave it.
 
     Returns:
-        (first, last): lines with first ≤ last go through it; anything else, NaN included, misses it.
+        (first, last): lines with first ≤ last go through it; anything else, NaN included, misses it. A line exactly
+        along a cylinder's axis counts as a miss.
     """
     if kind == BOX:
         return _slabs(o, d)
@@ -51,8 +52,8 @@ def interval(kind: int, taper: float, o: tuple[Floats, ...], d: tuple[Floats, ..
 
 def _slab(o: Floats, d: Floats) -> tuple[Floats, Floats]:
     inverse = np.float32(1) / d
-    middle, reach = o * -inverse, np.abs(inverse)
-    return middle - reach, middle + reach
+    low, high = (np.float32(-1) - o) * inverse, (np.float32(1) - o) * inverse
+    return np.minimum(low, high), np.maximum(low, high)
 
 
 def _slabs(o: tuple[Floats, ...], d: tuple[Floats, ...]) -> tuple[Floats, Floats]:

@@ -174,7 +174,7 @@ def _disparity(maps: Maps) -> NDArray[np.float64]:
 
 
 def _annotation(maps: Maps, id: str) -> NDArray[Any]:
-    """The structure of PASCAL-Part: objects with class, mask and parts. The last person has no parts annotated."""
+    """The structure of PASCAL-Part: a sofa without parts, then people with theirs."""
     objects = [("sofa", 18, maps["semseg"] == ROOMS_CLASSES.index("sofa"), np.zeros((0, 0)))]
     people = maps["semseg"] == ROOMS_CLASSES.index("person")
     for number in np.unique(maps["instance"][people]):

@@ -41,6 +41,8 @@ def write(scenes: Scenes, root: Path, dataset: str, layout: str | None, splits: 
     try:
         _fill(scenes, partial, dataset, layout, splits)
         partial.chmod(0o755)
+        if root.exists():
+            root.rmdir()
         os.replace(partial, root)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
