@@ -111,7 +111,7 @@ def lamp(dice: Dice, *, standing: bool, lit: bool) -> Thing:
         parts.append(rod((0, 0, 0.02), (0, 0, height - 0.03), 0.014, stand))
     else:
         parts.append(ball((0, 0, (height - size) / 2), (radius * 0.55, radius * 0.55, (height - size) / 2), stand))
-    parts.append(_shade(dice, 0.0, height, size, radius, lit))
+    parts.append(_shade(dice, height, size, radius, lit))
     return Thing("lamp", parts, (2 * radius, 2 * radius), height)
 
 
@@ -125,14 +125,14 @@ def pendant(dice: Dice, *, lit: bool) -> Thing:
         globe = Material(m.colour("fff3dc"), glow=1.6 if lit else 0.0, gloss=0.2)
         parts.append(ball((0, 0, -drop - radius * 0.8), radius, globe))
     else:
-        parts.append(_shade(dice, 0.0, -drop + 0.03, radius * 1.2, radius, lit))
+        parts.append(_shade(dice, -drop + 0.03, radius * 1.2, radius, lit))
     return Thing("lamp", parts, (2 * radius, 2 * radius), 0.0)
 
 
-def _shade(dice: Dice, x: float, top: float, size: float, radius: float, lit: bool) -> Part:
+def _shade(dice: Dice, top: float, size: float, radius: float, lit: bool) -> Part:
     tone = m.vary(dice, m.colour(dice.choice(("f6e7c8", "f3efe6", "e8c9a0", "d98f5c", "9fb8b0"))))
     shade = Material(tone, glow=1.1 if lit else 0.0, phase=dice.uniform())
-    return rod((x, 0, top - size), (x, 0, top), radius, shade, end_radius=radius * dice.uniform(0.5, 0.95))
+    return rod((0, 0, top - size), (0, 0, top), radius, shade, end_radius=radius * dice.uniform(0.5, 0.95))
 
 
 def plant(dice: Dice, *, small: bool) -> Thing:

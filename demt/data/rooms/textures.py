@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,7 @@ _HALF = np.float32(0.5)
 _ACROSS = np.array([(1, 2), (0, 2), (0, 1), (0, 2)])
 
 
+@dataclasses.dataclass(frozen=True)
 class Spots:
     """The points of one pattern.
 
@@ -28,8 +30,12 @@ class Spots:
         phase: Per material, in [0, 1).
     """
 
-    def __init__(self, u: Floats, v: Floats, a: Floats, b: Floats, fine: Floats, phase: Floats, scale: Floats) -> None:
-        self.u, self.v, self.a, self.b, self.fine, self.phase, self.scale = u, v, a, b, fine, phase, scale
+    u: Floats
+    v: Floats
+    a: Floats
+    b: Floats
+    fine: Floats
+    phase: Floats
 
 
 def albedo(scene: Scene, seen: Surface) -> list[Floats]:
@@ -40,20 +46,22 @@ def albedo(scene: Scene, seen: Surface) -> list[Floats]:
     )
     pattern = table[:, 8].take(number).astype(np.int8)
     base = [table[:, i].take(number) for i in range(3)]
-    for kind, function in _PATTERNS.items():
+    for kind in np.unique(pattern).tolist():
         where = np.flatnonzero(pattern == kind)
-        if where.size:
-            own = table.take(number[where], 0).T
-            spots = _spots(scene, seen, where, own)
-            share, light = function(spots)
-            share = _HALF + (share - _HALF) * spots.fine if kind in _FADING else share
-            light = 1 + (light - 1) * spots.fine
-            for i in range(3):
-                base[i][where] = (own[i] + (own[i + 3] - own[i]) * share) * light
-            if kind in _COLOURED:
-                for channel, value in zip(base, _COLOURED[kind](spots, own)):
-                    channel[where] = value
+        own = table.take(number[where], 0).T
+        spots = _spots(scene, seen, where, own)
+        colours = _PAINTED[kind](spots) if kind in _PAINTED else _mixed(kind, spots, own)
+        for channel, value in zip(base, colours):
+            channel[where] = value
     return base
+
+
+def _mixed(kind: int, spots: Spots, own: NDArray[np.float32]) -> list[Floats]:
+    """The material's two colours, mixed and brightened as its pattern says."""
+    share, light = _PATTERNS[kind](spots)
+    share = _HALF + (share - _HALF) * spots.fine if kind in _FADING else share
+    light = 1 + (light - 1) * spots.fine
+    return [(own[i] + (own[i + 3] - own[i]) * share) * light for i in range(3)]
 
 
 def _spots(scene: Scene, seen: Surface, where: NDArray[np.intp], own: NDArray[np.float32]) -> Spots:
@@ -70,7 +78,7 @@ def _spots(scene: Scene, seen: Surface, where: NDArray[np.intp], own: NDArray[np
     facing = -sum(seen.normal[i][where] * seen.ray[i][where] for i in range(3))
     pixel = seen.depth[where] * np.float32(_pixel(scene, seen)) / np.maximum(facing, np.float32(0.1))
     fine = np.clip((own[6] / pixel - np.float32(1.5)) / np.float32(4.0), 0, 1)
-    return Spots(u / own[6] + own[7] * 37, v / own[6] + own[7] * 91, a, b, fine, own[7], own[6])
+    return Spots(u / own[6] + own[7] * 37, v / own[6] + own[7] * 91, a, b, fine, own[7])
 
 
 def _pixel(scene: Scene, seen: Surface) -> float:
@@ -108,6 +116,7 @@ def _edge(u: Floats, width: float) -> Floats:
     return (np.minimum(f, 1 - f) < width).astype(np.float32)
 
 
+#: Share of the second colour, and brightness.
 Pair = tuple[Floats, Floats]
 
 
@@ -176,11 +185,7 @@ def _rug(s: Spots) -> Pair:
     return share, np.float32(0.85) + np.float32(0.3) * noise(s.u * 6, s.v * 6)
 
 
-def _books(s: Spots) -> Pair:
-    return np.zeros_like(s.u), np.ones_like(s.u)
-
-
-def _spines(s: Spots, own: NDArray[np.float32]) -> list[Floats]:
+def _spines(s: Spots) -> list[Floats]:
     """Spines of random colours, with a dark gap between two."""
     book = np.floor(s.u)
     light = np.where(_edge(s.u, 0.09) > 0, np.float32(0.3), 1) * (
@@ -191,11 +196,7 @@ def _spines(s: Spots, own: NDArray[np.float32]) -> list[Floats]:
     return [np.float32(0.03) + np.float32(0.6) * np.square(mean + (t - mean) * np.float32(0.8)) * light for t in tint]
 
 
-def _view(s: Spots) -> Pair:
-    return np.zeros_like(s.u), np.ones_like(s.u)
-
-
-def _outside(s: Spots, own: NDArray[np.float32]) -> list[Floats]:
+def _outside(s: Spots) -> list[Floats]:
     """Sky above hills and trees, or above houses."""
     ridge = np.float32(-0.45) + np.float32(0.5) * noise(s.a * 2 + s.phase * 50, s.phase * 64 * np.ones_like(s.a))
     town = np.floor(s.phase * 8) % 2 == 0
@@ -234,10 +235,8 @@ _PATTERNS: dict[int, Callable[[Spots], Pair]] = {
     m.STONE: _stone,
     m.BOARDS: _boards,
     m.RUG: _rug,
-    m.BOOKS: _books,
-    m.VIEW: _view,
     m.ART: _art,
 }
 #: Patterns that turn into the mean of their colours where they are finer than a pixel.
 _FADING = {m.STRIPES, m.CHECKER}
-_COLOURED: dict[int, Callable[[Spots, NDArray[np.float32]], list[Floats]]] = {m.BOOKS: _spines, m.VIEW: _outside}
+_PAINTED: dict[int, Callable[[Spots], list[Floats]]] = {m.BOOKS: _spines, m.VIEW: _outside}
