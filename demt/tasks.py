@@ -215,6 +215,9 @@ DATASETS: dict[str, dict[str, Task]] = {
     },
 }
 
+#: Data sets of the released models.
+RELEASED = ("nyud", "pascal", "cityscapes")
+
 TaskSpec = Mapping[str, "int | Task | Mapping[str, Any]"]
 
 
@@ -259,7 +262,7 @@ def _resolve_task(name: str, spec: int | Task | Mapping[str, Any]) -> Task:
         raise ValueError(f"Task {name!r} has {builtin.channels} channels, got {spec!r}; declare a demt.Task to differ")
     if spec == builtin.channels:
         return builtin
-    known = [
-        task for tasks in DATASETS.values() for task in tasks.values() if (task.name, task.channels) == (name, spec)
-    ]
+    # A number of classes stands for those of a published data set only.
+    published = (task for dataset in RELEASED for task in DATASETS[dataset].values())
+    known = [task for task in published if (task.name, task.channels) == (name, spec)]
     return known[0] if known else dataclasses.replace(builtin, channels=spec, classes=None, palette=None)

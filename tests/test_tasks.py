@@ -50,6 +50,7 @@ def test_resolving():
     assert tasks["semseg"].classes == NYUD_CLASSES
     assert tasks["height"].unit == "m"
     assert resolve_tasks({"semseg": 150})["semseg"].classes is None
+    assert resolve_tasks({"semseg": 16})["semseg"].classes is None
     assert resolve_tasks({"height": {"channels": 1}}) == {"height": Task(name="height", channels=1)}
 
 

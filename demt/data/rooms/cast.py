@@ -133,7 +133,8 @@ def cast_room(rays: Rays, x: Floats, y: Floats) -> tuple[Floats, NDArray[np.int1
             rays.down[0, axis]
         )
         away = d > 0
-        t = (np.where(away, np.float32(1), np.float32(-1)) - np.float32(rays.start[0, axis])) / d
+        # Along a face |d| is 0, and the ray never gets there: t is +inf.
+        t = (1 - np.where(away, np.float32(1), np.float32(-1)) * np.float32(rays.start[0, axis])) / np.abs(d)
         face = (2 * axis + away).astype(np.int16)
         if depth is None or solid is None:
             depth, solid = t, face

@@ -1,5 +1,6 @@
 """The ray caster against the ray marcher of `witness`."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from demt.data.rooms import make_scene
 from demt.data.rooms.cast import Rays, cast, interval
 from demt.data.rooms.parts import BALL, BOX, CONE
+from demt.data.rooms.scene import Camera
 from demt.data.rooms.shadows import Occluders
+from demt.data.rooms.surface import surface
 from tests.data.rooms import witness
 
 SIZE = (18, 24)
@@ -28,6 +31,22 @@ def test_depth_and_solids_are_those_of_a_ray_marcher(index):
     assert (np.abs(depth - true_depth) < 1e-4 * true_depth).mean() > 0.99
     assert (solid == true_solid).mean() > 0.98
     assert (depth < true_depth + 1e-4).all()
+
+
+def test_rays_along_the_axes_of_the_room():
+    """The middle ray of a level camera runs along two pairs of walls and along the sides of most furniture."""
+    size = (15, 21)
+    for index in range(6):
+        scene = make_scene(11, index)
+        scene = dataclasses.replace(scene, camera=Camera.looking(scene.camera.position, 0.0, 0.0, 0.0, 1.1))
+        depth, solid, _ = quiet(cast, scene, Rays(scene), size)
+        normal = np.stack(quiet(surface, scene, depth, solid).normal)
+        true_depth, _ = witness.march(scene, size)
+        assert np.isfinite(normal).all()
+        # A sliver that marching steps over may be a column of pixels here.
+        assert (np.abs(depth - true_depth) < 1e-4 * true_depth).mean() > 0.97
+        assert (depth < true_depth + 1e-4).all()
+        assert abs(depth[7, 10] - true_depth[7, 10]) < 1e-4
 
 
 @pytest.mark.parametrize(

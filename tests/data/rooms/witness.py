@@ -51,7 +51,8 @@ def near(scene, k, start, way):
 def room_exit(scene, start, way):
     """Where lines leave the room, and through which of its faces."""
     low, high = scene.centre[0] - scene.half[0], scene.centre[0] + scene.half[0]
-    t = np.where(way > 0, (high - start) / way, (low - start) / way)
+    with np.errstate(divide="ignore"):
+        t = np.where(way == 0, np.inf, np.where(way > 0, high - start, low - start) / way)
     axis = t.argmin(1)
     return t.min(1), 2 * axis + (way[np.arange(len(way)), axis] > 0)
 
