@@ -141,7 +141,7 @@ class PadTo(v2.Transform):  # type: ignore[misc]
             )
         padding = [columns // 2, rows // 2, columns - columns // 2, rows - rows // 2]
         fill = IGNORE if isinstance(inpt, tv_tensors.Mask) else 0
-        return self._call_kernel(F.pad, inpt, padding, fill=fill) if any(padding) else inpt  # type: ignore[no-any-return]
+        return inpt if not any(padding) else self._call_kernel(F.pad, inpt, padding, fill=fill)  # type: ignore[no-any-return]
 
 
 class ResizeImage(v2.Transform):  # type: ignore[misc]

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import constants
 from numpy.typing import NDArray
 from PIL import Image
 
 
 def default_folder() -> Path:
-    """``$DEMT_CACHE``, else ``demt`` in the user's cache folder."""
-    base = os.environ.get("DEMT_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "demt"
+    """``demt/data`` beside the Hugging Face caches (``HF_HOME`` moves them)."""
+    return Path(constants.HF_HOME) / "demt" / "data"
 
 
 def cached(folder: Path, name: str, contents: bytes, compute: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -46,7 +46,7 @@ def cached(folder: Path, name: str, contents: bytes, compute: Callable[[], NDArr
     except OSError as error:
         warnings.warn(
             f"Computed labels cannot be kept in {str(folder)!r} ({error}), so they are computed every time; "
-            "give `cache_dir` or set DEMT_CACHE",
+            "give `cache_dir`, or set HF_HOME",
             RuntimeWarning,
             stacklevel=2,
         )

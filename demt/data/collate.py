@@ -26,7 +26,8 @@ def collate(samples: Sequence[Sample], tasks: Mapping[str, Task] | None = None) 
 
     Returns:
         Plain tensors: ``"image"`` (B, 3, H, W), a map (B, C, H, W) of each task, full of 255 where a sample has none;
-        other entries, such as ``"id"``, as lists.
+        other entries, such as ``"id"``, as lists. Transform samples, not batches: torchvision would take a batch's
+        labels for something it need not touch.
 
     Raises:
         ValueError: if sizes differ, naming the samples.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,8 +45,8 @@ class Encoding:
         divisor: See above.
         offset: See above.
         invalid: Stored values without a label; NaN is one if listed. In maps of several channels a pixel has no label
-            when all its channels hold the value. 255 in class maps (but not below a `threshold`) and zero vectors in maps
-            of normals always mean it.
+            when all its channels hold the value. 255 in class maps (unless there is a `threshold`) and zero vectors in
+            maps of normals always mean it.
         ids: Of class maps: class id of each stored value, in place of divisor and offset. Values it leaves out are
             errors unless they are `invalid`.
         colors: Of class maps saved as RGB: class id of each colour, 255 for colours without a label.
@@ -158,9 +159,9 @@ class Encoding:
         void = np.zeros(stored.shape[:2], dtype=bool)
         for value in self.invalid:
             same = np.isnan(stored) if math.isnan(value) else stored == value
-            void |= same if same.ndim == 2 else same.all(2)
+            void |= same if same.ndim == 2 else _over_channels(np.logical_and, same)
         if kind == "normals":
-            void |= (values == 0).all(2) | (values == IGNORE).any(2)
+            void |= _over_channels(np.logical_and, values == 0) | _over_channels(np.logical_or, values == IGNORE)
             values = values * np.array(self.signs, np.float32) if self.signs != (1, 1, 1) else values
         values[void] = 0
         low, high = LIMITS.get(kind, (-FINITE, FINITE))
@@ -191,6 +192,12 @@ class Encoding:
         given = {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default}
         shown = {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()}
         return f"Encoding({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _over_channels(combine: np.ufunc, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What ``combine.reduce(mask, 2)`` gives, several times as fast for few channels."""
+    combined: NDArray[np.bool_] = functools.reduce(combine, (mask[:, :, c] for c in range(mask.shape[2])))
+    return combined
 
 
 #: Encodings by name, for `MultiTaskFolder`.

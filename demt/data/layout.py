@@ -83,9 +83,9 @@ class Layout:
         return root / self.image.format(split=split, id=id)
 
     def label_path(self, root: Path, split: str, id: str, task: str) -> Path:
-        """Where a label is: the first of its places that exists, else the first."""
+        """Where a label is: the first of its places that exists, else the last."""
         places = [root / pattern.format(split=split, id=id) for pattern in self.labels[task].paths]
-        return next((place for place in places if place.exists()), places[0])
+        return next((place for place in places[:-1] if place.exists()), places[-1])
 
     def missing(self, root: Path, split: str, id: str, tasks: list[str]) -> list[Path]:
         """Files of one sample that are not there."""

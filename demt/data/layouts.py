@@ -51,9 +51,9 @@ _NYUD = (
     ),
     _nyud(
         "vandenhende",
-        "MTI-Net and the survey of Vandenhende et al.",
+        "MTI-Net, the survey of Vandenhende et al.",
         "images/{id}.jpg",
-        size=(480, 640),
+        size=None,
         semseg=_file("segmentation/{id}.png", _NYUD_CLASSES),
         depth=_file("depth/{id}.npy", _NYUD_DEPTH),
         normals=_file("normals/{id}.npy", Encoding()),

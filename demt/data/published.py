@@ -102,7 +102,7 @@ class PASCALContext(PublishedDataset):
         transform: See there.
         layout: See there.
         on_error: See there.
-        cache_dir: Folder of the cache; by default ``$DEMT_CACHE``, else ``demt`` in the user's cache folder.
+        cache_dir: Folder of the cache; by default ``demt/data`` beside the Hugging Face caches (see ``HF_HOME``).
     """
 
     dataset = "pascal"

@@ -7,7 +7,7 @@ from scipy.ndimage import correlate
 from skimage.morphology import thin
 
 from demt.data import DataError, PASCALContext
-from demt.data.cache import cached, default_folder
+from demt.data.cache import cached
 from demt.data.pascal import NORMALS_VALID, PART_IDS, boundaries_of
 from tests.data import writers
 
@@ -40,7 +40,8 @@ def test_a_changed_source_is_computed_anew_and_a_broken_cache_too(tmp_path):
     writers.mat(tmp_path / "data/pascal-context/trainval/2008_000002.mat", LabelMap=changed)
     second = dataset[0]["edge"]
     assert not np.array_equal(first, second)
-    assert second[0].sum() == writers.SIZE[0]
+    assert set(second[0].nonzero()[:, 1].tolist()) <= {15, 16}
+    assert second[0].any(1).sum() >= writers.SIZE[0] - 1  # thinning may take an end
     for path in (tmp_path / "cache").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:50])
     assert np.array_equal(dataset[0]["edge"], second)
@@ -49,7 +50,7 @@ def test_a_changed_source_is_computed_anew_and_a_broken_cache_too(tmp_path):
 def test_a_cache_that_cannot_be_written_is_no_hindrance(tmp_path):
     (tmp_path / "file").write_text("in the way")
     values = np.eye(3, dtype=np.uint8)
-    with pytest.warns(RuntimeWarning, match="give `cache_dir` or set DEMT_CACHE"):
+    with pytest.warns(RuntimeWarning, match="give `cache_dir`, or set HF_HOME"):
         assert np.array_equal(cached(tmp_path / "file", "name", b"source", lambda: values), values)
 
 
@@ -61,11 +62,10 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_place_of_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEMT_CACHE", str(tmp_path / "mine"))
-    assert default_folder() == tmp_path / "mine"
-    monkeypatch.delenv("DEMT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "demt"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    writers.pascal(tmp_path / "data")
+    PASCALContext(tmp_path / "data", "val", tasks=["edge"])[0]
+    assert len(list((tmp_path / "demt/data").rglob("*.png"))) == 1
 
 
 def _read_all(arguments):

@@ -159,7 +159,6 @@ def test_perspective_and_elastic_move_classes_but_refuse_geometry():
         v2.RandomGrayscale(1),
         v2.RandomInvert(1),
         v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.1] * 3)]),
-        v2.JPEG(20),
         v2.GaussianNoise(),
     ],
     ids=lambda t: type(t).__name__,

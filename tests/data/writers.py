@@ -40,15 +40,15 @@ def ignored(values, invalid):
     return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
 
-def nyud(root, layout, ids=("0001", "0002", "0003"), split="val"):
+def nyud(root, layout, ids=("0001", "0002", "0003"), split="val", size=SIZE):
     """NYUD-v2; returns each sample's maps, and the error that lossy files may have."""
     rng, expected = np.random.default_rng(0), {}
     for id in ids:
-        image, edge = smooth_image(rng), rng.random(SIZE) < 0.1
-        semseg = rng.integers(0, 41, SIZE).astype(np.uint8)
-        depth = rng.uniform(0.5, 9, SIZE).astype(np.float32)
+        image, edge = smooth_image(rng, size), rng.random(size) < 0.1
+        semseg = rng.integers(0, 41, size).astype(np.uint8)
+        depth = rng.uniform(0.5, 9, size).astype(np.float32)
         depth[:3] = 0
-        colors = np.clip(smooth_image(rng) // 2 + 60, 0, 255).astype(np.uint8)
+        colors = np.clip(smooth_image(rng, size) // 2 + 60, 0, 255).astype(np.uint8)
         normals = 2 * colors.astype(np.float32) / 255 - 1
         if layout == "atrc":
             picture(root / f"images/{id}.png", image)
@@ -57,7 +57,7 @@ def nyud(root, layout, ids=("0001", "0002", "0003"), split="val"):
             picture(root / f"normals/{id}.png", colors)
             picture(root / f"edge/{id}.png", edge.astype(np.uint8) * 255)
         elif layout == "vandenhende":
-            normals = rng.normal(size=(*SIZE, 3)).astype(np.float32)
+            normals = rng.normal(size=(*size, 3)).astype(np.float32)
             normals /= np.linalg.norm(normals, axis=2, keepdims=True)
             normals[:, :2] = 0
             picture(root / f"images/{id}.jpg", image)
@@ -132,29 +132,29 @@ def pascal(root, ids=("2008_000002", "2008_000003", "2008_000004"), split="val",
     return expected
 
 
-def cityscapes(root, layout="raw", count=3, split="train"):
+def cityscapes(root, layout="raw", count=3, split="train", size=SIZE):
     """Cityscapes, raw or as the small arrays of MTAN and LibMTL."""
     rng, expected = np.random.default_rng(2), {}
     # The 34 label ids of the data set's own table that have a train id, in its order.
     train_ids = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
     for number in range(count):
-        image = smooth_image(rng)
+        image = smooth_image(rng, size)
         if layout == "raw":
             id = f"aachen/aachen_{number:06d}_000019"
-            labels = rng.integers(0, 34, SIZE).astype(np.uint8)
-            disparity = rng.integers(0, 30000, SIZE).astype(np.uint16)
+            labels = rng.integers(0, 34, size).astype(np.uint8)
+            disparity = rng.integers(0, 30000, size).astype(np.uint16)
             disparity[:2] = 0
             picture(root / f"leftImg8bit/{split}/{id}_leftImg8bit.png", image)
             picture(root / f"gtFine/{split}/{id}_gtFine_labelIds.png", labels)
             picture(root / f"disparity/{split}/{id}_disparity.png", disparity)
-            semseg = np.full(SIZE, 255)
+            semseg = np.full(size, 255)
             for train_id, label_id in enumerate(train_ids):
                 semseg[labels == label_id] = train_id
             depth = ignored((disparity.astype(np.float64) - 1) / 256, disparity == 0)
         else:
             id, folder = str(number), {"mtan_7": "label_7", "mtan_19": "label_19", "libmtl": "label"}[layout]
-            labels = rng.integers(-1, 19 if layout == "mtan_19" else 7, SIZE).astype(np.float32)
-            disparity = rng.uniform(0.01, 0.5, (*SIZE, 1)).astype(np.float32)
+            labels = rng.integers(-1, 19 if layout == "mtan_19" else 7, size).astype(np.float32)
+            disparity = rng.uniform(0.01, 0.5, (*size, 1)).astype(np.float32)
             disparity[:2] = 0
             array(root / f"{split}/image/{id}.npy", image / 255)
             array(root / f"{split}/{folder}/{id}.npy", labels)
