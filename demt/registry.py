@@ -64,6 +64,12 @@ def split_name(name: str) -> tuple[str, str]:
     return arch, tag
 
 
+def full_name(name: str) -> str:
+    """The name with its tag, the default one if it has none; unchanged if unknown."""
+    arch, tag = split_name(name)
+    return name if tag or arch not in _entries else f"{arch}.{next(iter(_entries[arch].tags))}"
+
+
 def is_model(name: str) -> bool:
     """Whether `create_model` knows the name, with or without tag."""
     arch, tag = split_name(name)

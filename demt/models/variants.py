@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from demt.config import ModelConfig, PretrainedCfg
@@ -30,6 +31,13 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
 NANO_BACKBONE = "edgenext_xx_small.in1k"
 NANO: dict[str, Any] = {"width": 64, "head_width": 32}
 
+#: Published models that differ from a variant in more than its tags: name, family, backbone, changes.
+SPECIAL: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("demt_swin_tiny_depth2", "demt", "swin_tiny", {"depth": 2}),
+)
+#: Published models trained with the backbone frozen: further tags. What exactly is in them, only their files tell.
+TUNING = {"swin_tiny": ("nyud", "pascal"), "swin_large": ("pascal",)}
+
 #: Training sizes of the data sets.
 SIZES = {"nyud": (3, 425, 560), "pascal": (3, 512, 512), "cityscapes": (3, 512, 1024)}
 
@@ -45,13 +53,18 @@ def variant(family: str, backbone: str, tasks: Any) -> ModelConfig:
 
 
 def _register() -> None:
+    tags = {tag: PretrainedCfg(tag=tag, input_size=size) for tag, size in SIZES.items()}
     for family, options in FAMILIES.items():
-        tags = {tag: PretrainedCfg(tag=tag, input_size=size) for tag, size in SIZES.items()}
         for backbone in BACKBONES:
-            register_config(f"{family}_{backbone}", variant(family, backbone, "nyud"), tags, DATASETS)
+            tuning = TUNING.get(backbone, ()) if family in ("demtg", "degmix") else ()
+            own = {f"{tag}_tuning": dataclasses.replace(tags[tag], tag=f"{tag}_tuning") for tag in tuning}
+            tasks = {**DATASETS, **{f"{tag}_tuning": DATASETS[tag] for tag in tuning}}
+            register_config(f"{family}_{backbone}", variant(family, backbone, "nyud"), {**tags, **own}, tasks)
         nano = {tag: PretrainedCfg(tag=tag, input_size=(3, 192, 256)) for tag in SIZES}
         config = ModelConfig(family=family, backbone=NANO_BACKBONE, tasks="nyud", **{**options, **NANO})  # type: ignore[arg-type]
         register_config(f"{family}_nano", config, nano, DATASETS)
+    for name, family, backbone, changes in SPECIAL:
+        register_config(name, variant(family, backbone, "nyud").replace(**changes), tags, DATASETS)
 
 
 _register()
