@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from types import NoneType
 from typing import Any, Literal, get_args
 
 from demt.layers.deformable import InitialOffsets
@@ -135,6 +138,9 @@ class PretrainedCfg:
         input_size: Channels, height and width the model was trained at.
         mean, std: Of image channels in [0, 1].
         file: The weights: a safetensors file on this machine.
+        hf_hub_id: The Hub repository ``"org/name"`` that holds config.json and model.safetensors.
+        revision: Commit (40 hexadecimal digits), tag or branch of that repository; its default branch if None.
+        sha256: Of model.safetensors in that repository, as hexadecimal digits; other files are refused.
     """
 
     tag: str = ""
@@ -142,14 +148,25 @@ class PretrainedCfg:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     file: str | None = None
+    hf_hub_id: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("input_size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.input_size) != 3 or any(not isinstance(v, int) or v < 1 for v in self.input_size):
             raise ValueError(f"Expected `input_size` to be (channels, height, width), got {self.input_size!r}")
-        if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
-            raise ValueError(f"Expected `mean` and `std` of one length and std > 0, got {self.mean!r} and {self.std!r}")
+        finite = all(math.isfinite(v) for v in (*self.mean, *self.std))
+        if not finite or len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
+            raise ValueError(
+                f"Expected finite `mean` and `std` of one length and std > 0, got {self.mean!r} and {self.std!r}"
+            )
+        for name in ("file", "hf_hub_id", "revision", "sha256"):
+            if not isinstance(value := getattr(self, name), (str, NoneType)):
+                raise ValueError(f"Expected `{name}` to be a string or None, got {value!r}")
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"Expected `sha256` to be 64 lower-case hexadecimal digits, got {self.sha256!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""

@@ -28,7 +28,8 @@ def write_folder(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     preprocessing = pretrained_cfg.to_dict()
     # Where weights lie is for names to say, not for the weights' own folder.
-    preprocessing.pop("file")
+    for name in ("file", "hf_hub_id", "revision", "sha256"):
+        del preprocessing[name]
     values = {"library": "demt", "model": config.to_dict(), "pretrained_cfg": preprocessing}
     text = json.dumps(values, indent=2) + "\n"
     write_whole(path / WEIGHTS, lambda target: safetensors.torch.save_file(tensors, target, metadata={"format": "pt"}))
