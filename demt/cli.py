@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 
 from demt.cli_boundary import eval_boundary
+from demt.cli_common import console, errors, friendly_errors
+from demt.cli_fetch import fetch
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="demt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
 )
-console = Console()
-errors = Console(stderr=True)
 
 
 def _version(wanted: bool) -> None:
@@ -61,7 +57,7 @@ def predict(
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, mps …")] = "cpu",
 ) -> None:
     """Predict every task of a model on images: a picture per task, a panel, and the values in one .npz, per image."""
-    with _friendly_errors():
+    with friendly_errors():
         from demt.save import save_predictions
 
         where = _device(device)
@@ -81,7 +77,7 @@ def convert(
     folder: Annotated[Path, typer.Argument(help="Where config.json and model.safetensors are written.")],
 ) -> None:
     """Convert a checkpoint of the released code into a folder that demt loads."""
-    with _friendly_errors():
+    with friendly_errors():
         from demt.convert import convert as convert_names
         from demt.models import MultiTaskModel
         from demt.released import build, read_checkpoint, summary
@@ -101,16 +97,7 @@ def convert(
 
 
 app.command("eval-boundary")(eval_boundary)
-
-
-@contextmanager
-def _friendly_errors() -> Iterator[None]:
-    """What a user can mend is one line, not a stack trace."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        errors.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
-        raise typer.Exit(1) from error
+app.command("fetch")(fetch)
 
 
 def _device(name: str) -> torch.device:

@@ -11,7 +11,8 @@ from typing import Any, cast
 from torch import nn
 
 from demt.config import Family, ModelConfig, PretrainedCfg, check_keys
-from demt.hub import read_safetensors
+from demt.fetched import fetched_folder, how_to_get
+from demt.hub import CONFIG, WEIGHTS, read_config, read_safetensors
 from demt.models import MultiTaskModel
 from demt.models.variants import FAMILIES, SIZES
 from demt.registry import get_config, get_function
@@ -81,17 +82,28 @@ def create_model(
         kwargs = {"backbone_kwargs": {}, "head_width": None, **kwargs}
     cfg = _preprocessing(cfg, pretrained_cfg, pretrained_cfg_overlay)
     file = checkpoint_path or (cfg.file if pretrained else None)
+    made_for = config.tasks if pretrained else None
     if pretrained and file is None:
-        raise ValueError(
-            f"No weights are published for {model_name!r} yet. Create it with pretrained=False, load a checkpoint of "
-            "the released code with demt.load_released(path), or give checkpoint_path= of a safetensors file"
-        )
+        folder = fetched_folder(model_name)
+        if folder is None:
+            raise ValueError(_no_weights(model_name))
+        # What the authors' file holds is what its own folder says.
+        config, _ = read_config(folder / CONFIG)
+        file, made_for = folder / WEIGHTS, config.tasks
     model = MultiTaskModel(
         config.replace(**kwargs), pretrained_cfg=cfg, pretrained_backbone=pretrained_backbone and file is None
     )
     if file is not None:
-        load_weights(model, read_safetensors(file), config.tasks if pretrained else None, str(file))
+        load_weights(model, read_safetensors(file), made_for, str(file))
     return model
+
+
+def _no_weights(name: str) -> str:
+    ways = how_to_get(name) or (
+        "Create it with pretrained=False, load a checkpoint of the released code with demt.load_released(path), or "
+        "give checkpoint_path= of a safetensors file"
+    )
+    return f"There are no weights for {name!r} here. {ways}"
 
 
 def _configuration(name: str, kwargs: dict[str, Any]) -> tuple[ModelConfig, PretrainedCfg]:

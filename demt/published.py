@@ -62,11 +62,6 @@ def names_of_file(file_id: str) -> list[str]:
     return list(dict.fromkeys(name for row in ROWS if row.file_id == file_id for name in row.names))
 
 
-def names_with_file() -> list[str]:
-    """Names whose row has a checkpoint file, in the order of the tables."""
-    return [name for row in ROWS if row.file_id for name in row.names]
-
-
 def _row(
     label: str,
     name: str,

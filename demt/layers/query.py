@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demt.layers.checks import check_choice, check_divides, check_maps
-from demt.ops.autocast import without_autocast
 from demt.layers.tokens import channels_first, channels_last
+from demt.ops.autocast import without_autocast
 
 QueryAttention = Literal["pixelwise", "linear", "global"]
 
