@@ -12,6 +12,8 @@ from rich.progress import track
 from demt.cli_boundary import eval_boundary
 from demt.cli_common import console, errors, friendly_errors
 from demt.cli_fetch import fetch
+from demt.cli_info import info
+from demt.cli_list import list_models
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +100,8 @@ def convert(
 
 app.command("eval-boundary")(eval_boundary)
 app.command("fetch")(fetch)
+app.command("list")(list_models)
+app.command("info")(info)
 
 
 def _device(name: str) -> torch.device:

@@ -49,11 +49,12 @@ def download(file_id: str, target: Path, progress: Progress | None = None) -> No
         except FileURLRetrievalError as error:
             raise OSError(
                 f"Google Drive does not hand out the file: {_told(error)} Try again tomorrow, or download "
-                f"https://drive.google.com/file/d/{file_id}/view in a browser and give the file with --file"
+                f"https://drive.google.com/open?id={file_id} in a browser and give the file with --file"
             ) from error
         except (DownloadError, RequestException) as error:
-            if attempt == "resumed" and before and _received(target) == before:
-                # Google Drive refuses to go on from here: the file has changed, or was complete already.
+            lost = isinstance(error, RequestException) or isinstance(error.__cause__, RequestException)
+            if attempt == "resumed" and before and not lost and _received(target) == before:
+                # Google Drive was reached and refuses to go on from here: the file changed, or was complete already.
                 discard(target)
                 continue
             raise OSError(

@@ -9,12 +9,12 @@ import shutil
 from os import PathLike
 from pathlib import Path
 
-import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 
 from demt.config import ModelConfig
 from demt.convert import convert
+from demt.cost import count_parameters
 from demt.drive import Progress, discard, download
 from demt.fetched import SOURCE, fetched_folder, released_cache, source_of
 from demt.hub import CONFIG, read_config
@@ -185,7 +185,7 @@ def deviations(config: ModelConfig, name: str) -> tuple[str, ...]:
         if field.name not in ("tasks", "neck", "head_width"):
             value, usual = getattr(config, field.name), getattr(wanted, field.name)
             found += [f"{field.name} {value}, not {usual}"] if value != usual else []
-    count, usual = _parameters(config), _parameters(wanted)
+    count, usual = count_parameters(config), count_parameters(wanted)
     found += [f"{count / 1e6:.2f} M parameters, not {usual / 1e6:.2f} M"] if count != usual else []
     return tuple(found)
 
@@ -196,11 +196,6 @@ def _channels(config: ModelConfig) -> dict[str, int]:
 
 def _listed(channels: dict[str, int]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in channels.items())
-
-
-def _parameters(config: ModelConfig) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in MultiTaskModel(config).parameters())
 
 
 def _put(staging: Path, folder: Path) -> None:

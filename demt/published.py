@@ -22,7 +22,7 @@ _TASKS = {
     "NYUD-v2": ("semseg", "depth", "normals", "edge"),
     "PASCAL-Context": ("semseg", "human_parts", "sal", "normals", "edge"),
 }
-_FILE_PAGE = "https://drive.google.com/file/d/{}/view"
+_FILE_PAGE = "https://drive.google.com/open?id={}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,11 @@ def list_models(
     return [n for n in names if _fits(n, included) and not _fits(n, excluded)]
 
 
+def list_tags() -> dict[str, list[str]]:
+    """Tags of every built-in model, the default one first, by the models' names in alphabetical order."""
+    return {name: list(_entries[name].tags) for name in sorted(_entries)}
+
+
 def get_function(name: str) -> Callable[..., nn.Module] | None:
     """The function registered under a name, if there is one."""
     return _functions.get(name)

@@ -228,14 +228,18 @@ def test_what_is_no_file(shared, message, small, drive, cache):
 
 def test_a_quota_page_is_told_how_to_get_round(small, drive, cache):
     drive.files[FILE_ID] = Shared(page=QUOTA)
-    with pytest.raises(OSError, match=rf"drive\.google\.com/file/d/{FILE_ID}/view .*--file"):
+    with pytest.raises(OSError, match=rf"drive\.google\.com/open\?id={FILE_ID} .*--file"):
         fetch(NAME)
 
 
 def test_a_server_that_is_not_there(small, drive, cache):
     drive.close()
+    part = cache / ".downloads" / f"{FILE_ID}.ckptabcdefgh.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"a part")
     with pytest.raises(OSError, match=r"The download did not complete: .*Connection refused"):
         fetch(NAME)
+    assert part.read_bytes() == b"a part"
 
 
 def test_another_family_or_data_set_is_reported_and_kept_as_what_it_is(
