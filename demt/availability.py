@@ -8,7 +8,7 @@ from typing import Literal
 from huggingface_hub import try_to_load_from_cache
 
 from demt.fetched import fetched_folder
-from demt.hub import WEIGHTS
+from demt.folders import WEIGHTS
 from demt.published import published
 from demt.registry import full_name, get_config
 

@@ -23,7 +23,7 @@ def info(
     """Show what a model is, what it costs, what was published for it, and where its weights are."""
     with friendly_errors():
         from demt.fetched import fetched_folder
-        from demt.hub import CONFIG, read_config
+        from demt.folders import CONFIG, read_config
         from demt.published import published
         from demt.registry import full_name, get_config
 
@@ -119,7 +119,7 @@ def _weights(name: str) -> dict[str, str]:
 def _deviations(name: str) -> dict[str, str]:
     """Where a fetched model is not built as its name says."""
     from demt.fetched import fetched_folder
-    from demt.hub import CONFIG, read_config
+    from demt.folders import CONFIG, read_config
 
     if (folder := fetched_folder(name)) is None:
         return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from types import NoneType
 from typing import Any, Literal, get_args
@@ -37,6 +37,10 @@ _DECODER_FIELDS = (
     "offset_groups",
     "initial_offsets",
 )
+# No published model has a number above 1536 in it; a file from elsewhere may, to exhaust time or memory.
+_LARGEST = 8192
+# timm's arguments that demt sets itself, and the one that loads a file whenever a model is built.
+_NOT_FOR_BACKBONES = {"checkpoint_path", "features_only", "in_chans", "num_classes", "pretrained"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,10 +99,18 @@ class ModelConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"Expected `{name}` to be an integer >= {least}, got {value!r}")
+        self._check_backbone()
         if self.family == "multitask_baseline":
             self._check_baseline()
         if self.query == "linear" and not self.pre_norm:
             raise ValueError("Expected `pre_norm` to be True with query='linear', got False")
+
+    def _check_backbone(self) -> None:
+        if taken := sorted(_NOT_FOR_BACKBONES.intersection(self.backbone_kwargs)):
+            raise ValueError(f"Expected `backbone_kwargs` without {taken}: these are not for the backbone to set")
+        sizes = [getattr(self, name) for name in _INTEGERS] + [task.channels for task in self.tasks.values()]
+        if (largest := max(_numbers([sizes, self.backbone_kwargs]))) > _LARGEST:
+            raise ValueError(f"Expected no number above {_LARGEST} in a model's configuration, got {largest:.6g}")
 
     def _check_baseline(self) -> None:
         for field in dataclasses.fields(self):
@@ -177,6 +189,14 @@ class PretrainedCfg:
         """Inverse of `to_dict`; raises `ValueError` on unknown keys."""
         check_keys(values, cls, "pretrained_cfg")
         return cls(**values)
+
+
+def _numbers(values: Any) -> Iterator[float]:
+    if isinstance(values, (list, tuple, Mapping)):
+        for value in values.values() if isinstance(values, Mapping) else values:
+            yield from _numbers(value)
+    elif isinstance(values, (int, float)):
+        yield values
 
 
 def check_keys(values: Mapping[str, Any], cls: type, where: str) -> None:

@@ -17,7 +17,7 @@ from demt.convert import convert
 from demt.cost import count_parameters
 from demt.drive import Progress, discard, download
 from demt.fetched import SOURCE, fetched_folder, released_cache, source_of
-from demt.hub import CONFIG, read_config
+from demt.folders import CONFIG, read_config, write_folder
 from demt.models import MultiTaskModel
 from demt.published import Published, names_of_file, published
 from demt.registry import full_name, get_config
@@ -138,13 +138,13 @@ def _keep(asked: str, row: Published, checkpoint: Path, root: Path) -> Fetched:
             f"The file published as {row.label!r} is not what its label says: {found}. Nothing was put into the cache. "
             f"To convert it for what it is:  demt convert {checkpoint} FOLDER"
         )
-    model.pretrained_cfg = dataclasses.replace(get_config(name)[1], file=None)
+    model.pretrained_cfg = get_config(name)[1]
     source = {"name": name, "label": row.label, "page": row.page, "file_id": row.file_id, "sha256": _sha256(checkpoint)}
     staging = root / ".downloads" / f"{row.file_id}.folder"
     try:
         # What a killed conversion left.
         shutil.rmtree(staging, ignore_errors=True)
-        model.save_pretrained(staging)
+        write_folder(staging, model.config, model.pretrained_cfg, model.state_dict())
         (staging / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
         _put(staging, root / name)
     except (OSError, SafetensorError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from demt.hub import CONFIG, WEIGHTS
+from demt.folders import CONFIG, WEIGHTS
 from demt.published import names_of_file, published
 from demt.registry import full_name
 

@@ -132,17 +132,17 @@ def test_what_is_there_is_not_fetched_again(small, made, drive, cache, tmp_path,
     assert torch.equal(loaded["head.interaction.linear.bias"], model.state_dict()["head.interaction.linear.bias"] + 1)
 
 
-def test_own_tasks_and_cache_dir(small, made, drive, tmp_path, monkeypatch, caplog):
+def test_own_tasks_and_cache_dir(small, made, drive, cache, tmp_path, monkeypatch, caplog):
     model, state = made()
     drive.files[FILE_ID] = Shared(checkpoint_bytes(tmp_path, monkeypatch, state))
-    fetched = fetch(NAME, tmp_path / "elsewhere")
-    assert fetched.folder == tmp_path / "elsewhere" / NAME == fetched_folder(NAME, tmp_path / "elsewhere")
-    assert released_cache(tmp_path / "elsewhere") == tmp_path / "elsewhere"
-    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
-    fetch(NAME, tmp_path / "demt" / "released")
+    fetched = fetch(NAME, tmp_path)
+    assert fetched.folder == tmp_path / NAME == fetched_folder(NAME, tmp_path)
+    assert released_cache(tmp_path) == tmp_path
+    with pytest.raises(ValueError, match="demt fetch"):
+        demt.create_model(NAME, pretrained=True)
     with caplog.at_level(logging.WARNING, "demt"):
-        adapted = demt.create_model(NAME, pretrained=True, tasks={"semseg": 7, "sal": 2})
-    assert "except what is new: task 'sal', logits of 'semseg'" in caplog.text
+        adapted = demt.create_model(NAME, pretrained=True, cache_dir=tmp_path, tasks={"semseg": 7, "sal": 2})
+    assert "new: task 'sal', logits of 'semseg'" in caplog.text
     kept = adapted.state_dict()["head.mixers.semseg.blocks.0.spatial.proj.weight"]
     assert torch.equal(kept, model.state_dict()["head.mixers.semseg.blocks.0.spatial.proj.weight"])
 
@@ -150,7 +150,7 @@ def test_own_tasks_and_cache_dir(small, made, drive, tmp_path, monkeypatch, capl
 def test_before_it_is_fetched_the_error_says_the_command(small, cache):
     with pytest.raises(ValueError, match=r"demt fetch demt_hrnet_w18\.nyud$"):
         demt.create_model("demt_hrnet_w18", pretrained=True)
-    with pytest.raises(ValueError, match=r"no weights for 'degmix_nano' .* demt.load_released"):
+    with pytest.raises(ValueError, match=r"No weights are published for 'degmix_nano' .* demt.load_released"):
         demt.create_model("degmix_nano", pretrained=True)
 
 

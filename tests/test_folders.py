@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 import demt
-from demt.hub import write_whole
+from demt.folders import write_whole
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def edit_weights(folder, change):
 
 
 def test_files(saved):
-    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     config = json.loads((saved / "config.json").read_text())
     assert config["library"] == "demt"
     assert config["model"]["family"] == "demt"
