@@ -1,5 +1,6 @@
 """demt: multi-task dense prediction with DeMT, DeMTG and DeGMix."""
 
+from demt.card import ModelCard
 from demt.config import ModelConfig, PretrainedCfg
 from demt.factory import create_model
 from demt.images import preprocess
@@ -12,6 +13,7 @@ from demt.tasks import Task
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "ModelCard",
     "ModelConfig",
     "MultiTaskModel",
     "PretrainedCfg",

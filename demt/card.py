@@ -17,6 +17,7 @@ from demt.tasks import Task
 
 PICTURE = "predictions.png"
 _NOT_STATED = "*not stated*"
+_FAMILIES = {"demt": "DeMT", "demtg": "DeMTG", "degmix": "DeGMix", "multitask_baseline": "Multi-task baseline"}
 _PREDICTIONS = {
     "argmax": "class ids",
     "foreground": "probability",
@@ -83,10 +84,11 @@ def card_text(card: ModelCard, config: ModelConfig, pretrained_cfg: PretrainedCf
     if unknown := sorted({key.split("/")[0] for key in card.results or {}} - set(config.tasks)):
         raise ValueError(f"Results of tasks {unknown} that the model does not have; its tasks are {list(config.tasks)}")
     dataset = f", {pretrained_cfg.tag}" if pretrained_cfg.tag else ""
+    title = card.title or f"{_FAMILIES[config.family]} on {config.backbone.split('.')[0]}{dataset}"
     channels, height, width = pretrained_cfg.input_size
     sections = [
         f"---\n{_metadata(card, config).to_yaml()}\n---",
-        f"# {card.title or f'{config.family} on {config.backbone}{dataset}'}",
+        f"# {title}",
         card.summary or "",
         f"![The image and the prediction of every task]({PICTURE})" if card.picture is not None else "",
         f"""## Use
@@ -112,7 +114,7 @@ prediction = demt.predict(model, "photo.jpg")  # {{{", ".join(f'"{name}": …' f
 | parameters | {parameters / 1e6:.2f} M |
 | initial weights | {card.initial_weights or _NOT_STATED} |
 | training data | {card.training_data or _NOT_STATED} |
-| image size in training | {height} x {width}, {channels} channels |
+| image size | {height} x {width}, {channels} channels |
 | images | in [0, 1], minus {list(pretrained_cfg.mean)}, divided by {list(pretrained_cfg.std)} |
 | licence of the weights | {card.licence or _NOT_STATED} |
 

@@ -225,38 +225,39 @@ def _readable_errors(wanted: _Wanted) -> Iterator[None]:
     hub = wanted.api.endpoint
     try:
         yield
-    except GatedRepoError as error:
-        raise PermissionError(f"{wanted} is gated: accept its terms at {hub}/{wanted.repo_id}, then log in") from error
-    except RepositoryNotFoundError as error:
+    except GatedRepoError:
+        raise PermissionError(f"{wanted} is gated: accept its terms at {hub}/{wanted.repo_id}, then log in") from None
+    except RepositoryNotFoundError:
         raise FileNotFoundError(
             f"No repository {wanted.repo_id!r} on {hub} and no folder of that name here; if it is private, log in "
             "with `hf auth login`, set HF_TOKEN or pass token="
-        ) from error
-    except RevisionNotFoundError as error:
+        ) from None
+    except RevisionNotFoundError:
         raise FileNotFoundError(
             f"{wanted.repo_id} has no revision {wanted.revision!r}; see {hub}/{wanted.repo_id}/commits"
-        ) from error
+        ) from None
     except HfHubHTTPError as error:
         status = error.response.status_code
-        refused = f"{hub} answered {status} for {wanted}: {str(error).splitlines()[0]}"
+        refused = f"{hub} answered {status} for {wanted}" + (
+            f" ({error.server_message})" if error.server_message else ""
+        )
         if status in (401, 403):
-            raise PermissionError(
-                f"{refused}; log in with `hf auth login`, or pass a token= with the rights"
-            ) from error
-        raise ConnectionError(refused) from error
+            raise PermissionError(f"{refused}; log in with `hf auth login` or pass token=") from None
+        raise ConnectionError(refused) from None
     except (_HTTP_ERROR, json.JSONDecodeError, LocalEntryNotFoundError) as error:
+        rest = f", and {wanted} is not in the cache {wanted.cache!r}" if wanted.cache else ""
         raise ConnectionError(
-            f"{hub} does not answer, or broke off ({type(error).__name__}: {error}), and {wanted} is not complete in "
-            f"the cache {wanted.cache!r}; check the network and try again"
-        ) from error
+            f"{hub} does not answer, or broke off ({str(error) or type(error).__name__}){rest}: check the network and "
+            "try again"
+        ) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         raise OSError(
             error.errno,
-            f"Cannot write {wanted} into the cache {wanted.cache!r} ({error.strerror}): make room, or give another "
-            "place by cache_dir= or HF_HOME",
-        ) from error
+            f"Cannot write {wanted} into the cache {wanted.cache!r} ({error}): make room, or give another place by "
+            "cache_dir= or HF_HOME",
+        ) from None
 
 
 def _check_sha256(path: Path, expected: str, wanted: _Wanted) -> None:
