@@ -14,6 +14,7 @@ from demt.cli_common import console, errors, friendly_errors
 from demt.cli_fetch import fetch
 from demt.cli_info import info
 from demt.cli_list import list_models
+from demt.cli_publish import publish
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,7 @@ app.command("eval-boundary")(eval_boundary)
 app.command("fetch")(fetch)
 app.command("list")(list_models)
 app.command("info")(info)
+app.command("publish")(publish)
 
 
 def _device(name: str) -> torch.device:
@@ -117,6 +119,7 @@ def _load(name: str, random_weights: bool) -> MultiTaskModel:
     import torch
 
     import demt
+    from demt.availability import weights_of
     from demt.hub import HUB, LOCAL
 
     path = Path(name)
@@ -134,8 +137,7 @@ def _load(name: str, random_weights: bool) -> MultiTaskModel:
         raise FileNotFoundError(f"No folder or checkpoint at {name!r}")
     else:
         torch.manual_seed(0)
-        has_weights = name in demt.list_models(pretrained=True)
-        if not has_weights and demt.is_model(name) and not random_weights:
+        if not random_weights and demt.is_model(name) and weights_of(name) is None:
             raise ValueError(f"There are no weights for {name!r} yet; add --random-weights to try it without")
         network = demt.create_model(name, pretrained=not random_weights)
     if not isinstance(network, demt.MultiTaskModel):

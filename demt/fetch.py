@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from os import PathLike
 from pathlib import Path
 
 from filelock import FileLock
-from safetensors import SafetensorError
 
 from demt.config import ModelConfig
 from demt.convert import convert
 from demt.cost import count_parameters
 from demt.drive import Progress, discard, download
 from demt.fetched import SOURCE, fetched_folder, released_cache, source_of
-from demt.folders import CONFIG, read_config, write_folder
+from demt.folders import CONFIG, file_sha256, read_config, write_folder
 from demt.models import MultiTaskModel
 from demt.published import Published, names_of_file, published
 from demt.registry import full_name, get_config
@@ -139,7 +137,13 @@ def _keep(asked: str, row: Published, checkpoint: Path, root: Path) -> Fetched:
             f"To convert it for what it is:  demt convert {checkpoint} FOLDER"
         )
     model.pretrained_cfg = get_config(name)[1]
-    source = {"name": name, "label": row.label, "page": row.page, "file_id": row.file_id, "sha256": _sha256(checkpoint)}
+    source = {
+        "name": name,
+        "label": row.label,
+        "page": row.page,
+        "file_id": row.file_id,
+        "sha256": file_sha256(checkpoint),
+    }
     staging = root / ".downloads" / f"{row.file_id}.folder"
     try:
         # What a killed conversion left.
@@ -147,7 +151,7 @@ def _keep(asked: str, row: Published, checkpoint: Path, root: Path) -> Fetched:
         write_folder(staging, model.config, model.pretrained_cfg, model.state_dict())
         (staging / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
         _put(staging, root / name)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise OSError(f"The converted model cannot be written to {str(root)!r}: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -206,11 +210,3 @@ def _put(staging: Path, folder: Path) -> None:
         folder.rename(old)
     staging.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
