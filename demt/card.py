@@ -13,7 +13,7 @@ from PIL import Image
 
 from demt.config import ModelConfig, PretrainedCfg
 from demt.folders import CARD, write_whole
-from demt.tasks import Task
+from demt.tasks import DATASETS, Task
 
 PICTURE = "predictions.png"
 _NOT_STATED = "*not stated*"
@@ -32,7 +32,7 @@ class ModelCard:
     """What a model card says that the model itself does not know. What is left out stands in the card as not stated.
 
     Args:
-        title: Heading; by default family, backbone and data set.
+        title: Heading; by default family, backbone, and data set or tasks.
         summary: A paragraph below it, in Markdown.
         licence: Of the weights, as the Hub names licences: ``"mit"``, ``"cc-by-nc-4.0"``, ``"other"``…
         training_data: What the model was trained on: data set, split, number of images.
@@ -83,8 +83,10 @@ def card_text(card: ModelCard, config: ModelConfig, pretrained_cfg: PretrainedCf
     """
     if unknown := sorted({key.split("/")[0] for key in card.results or {}} - set(config.tasks)):
         raise ValueError(f"Results of tasks {unknown} that the model does not have; its tasks are {list(config.tasks)}")
-    dataset = f", {pretrained_cfg.tag}" if pretrained_cfg.tag else ""
-    title = card.title or f"{_FAMILIES[config.family]} on {config.backbone.split('.')[0]}{dataset}"
+    tag = pretrained_cfg.tag
+    # The tag may be the one of a variant that was given other tasks.
+    what = tag if dict(config.tasks) == DATASETS.get(tag) else ", ".join(config.tasks)
+    title = card.title or f"{_FAMILIES[config.family]} on {config.backbone.split('.')[0]}: {what}"
     channels, height, width = pretrained_cfg.input_size
     sections = [
         f"---\n{_metadata(card, config).to_yaml()}\n---",

@@ -110,7 +110,7 @@ class ModelConfig:
             raise ValueError(f"Expected `backbone_kwargs` without {taken}: these are not for the backbone to set")
         sizes = [getattr(self, name) for name in _INTEGERS] + [task.channels for task in self.tasks.values()]
         if (largest := max(_numbers([sizes, self.backbone_kwargs]))) > _LARGEST:
-            raise ValueError(f"Expected no number above {_LARGEST} in a model's configuration, got {largest:.6g}")
+            raise ValueError(f"Expected no number above {_LARGEST} in a model's configuration, got {str(largest)[:20]}")
 
     def _check_baseline(self) -> None:
         for field in dataclasses.fields(self):

@@ -91,7 +91,10 @@ def create_model(
         return model.train()
     file = checkpoint_path or (cfg.file if pretrained else None)
     model = MultiTaskModel(
-        config.replace(**kwargs), pretrained_cfg=cfg, pretrained_backbone=pretrained_backbone and file is None
+        config.replace(**kwargs),
+        pretrained_cfg=cfg,
+        pretrained_backbone=pretrained_backbone and file is None,
+        cache_dir=cache_dir if pretrained_backbone and file is None else None,
     )
     if file is not None:
         trained = config if pretrained else None

@@ -28,7 +28,6 @@ HUB, LOCAL = "hf-hub:", "local-dir:"
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 _REPOSITORY = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*)(?:@(?P<revision>.+))?")
 _COMMIT = re.compile("[0-9a-f]{40}")
-_SECONDS_TO_ANSWER = 10
 _logger = logging.getLogger("demt")
 
 
@@ -184,7 +183,7 @@ class _Wanted:
         """The folder of the cache, brought up to date."""
         try:
             # Fails at once where a download would try again for half a minute.
-            info = self.api.model_info(self.repo_id, revision=self.revision, timeout=_SECONDS_TO_ANSWER)
+            info = self.api.model_info(self.repo_id, revision=self.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         except _HTTP_ERROR as error:
             if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
                 raise

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-TOKEN = "hf_right"
+#: May do all; may see private repositories and write nothing. All others are nobody's.
+TOKEN, READER = "hf_all", "hf_read"
 
 
 def lfs(path: str) -> bool:
@@ -40,7 +41,7 @@ class HubServer(ThreadingHTTPServer):
     """Use as a context manager.
 
     Attributes:
-        repos: By id. Private ones need `TOKEN`.
+        repos: By id. Private ones need a token.
         requests: Method and path of every request so far.
         ranges: The Range header of every download so far.
         cuts: Sizes in bytes after which the next downloads of large files break off.
@@ -115,14 +116,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, values: object, status: int = 200) -> None:
         self._answer(json.dumps(values).encode(), status)
 
-    def _authorised(self) -> bool:
-        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
+    def _token(self) -> str | None:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        return token if token in (TOKEN, READER) else None
 
     def _repo(self, repo: str, *, write: bool = False) -> Repo:
         found = self.server.repos.get(repo)
-        if found is None or (found.private and not self._authorised()):
-            raise _Refused(404 if self._authorised() else 401, "RepoNotFound", "Repository not found")
-        if write and not self._authorised():
+        if found is None or (found.private and not self._token()):
+            raise _Refused(404 if self._token() else 401, "RepoNotFound", "Repository not found")
+        if write and self._token() != TOKEN:
             raise _Refused(403, "Forbidden", "No right to write")
         return found
 
@@ -169,8 +171,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def create(self, body: bytes) -> None:
-        if not self._authorised():
+        if self._token() is None:
             raise _Refused(401, "Unauthorized", "Invalid username or password.")
+        if self._token() != TOKEN:
+            raise _Refused(403, "Forbidden", "No right to write")
         values = json.loads(body)
         repo = f"{values['organization']}/{values['name']}"
         new = repo not in self.server.repos

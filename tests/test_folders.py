@@ -1,5 +1,6 @@
 """Folders of save_pretrained: what is written, and what damaged or foreign ones are answered."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -50,6 +51,15 @@ def test_files(saved):
     assert (saved / "config.json").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
+def test_a_card_written_by_hand_stays(saved, tmp_path):
+    model = demt.MultiTaskModel.from_pretrained(saved)
+    (tmp_path / "README.md").write_text("by hand")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "by hand"
+    model.save_pretrained(tmp_path, card=demt.ModelCard(title="Mine"))
+    assert "# Mine" in (tmp_path / "README.md").read_text()
+
+
 def test_from_pretrained_is_ready_to_predict(saved):
     model = demt.MultiTaskModel.from_pretrained(saved)
     assert not model.training
@@ -83,6 +93,8 @@ def test_half_precision_files_load(folder):
         (lambda c: c["model"].update(width=48), "heads.mixers|do not fit the model"),
         (lambda c: c.update(library="timm"), 'expected {"library": "demt"'),
         (lambda c: c["pretrained_cfg"].update(std=[0, 1, 1]), "std > 0"),
+        (lambda c: c["pretrained_cfg"].update(mean=[float("nan")] * 3), "finite `mean`"),
+        (lambda c: c["pretrained_cfg"].update(sha256="../x"), "64 lower-case hexadecimal digits"),
     ],
 )
 def test_wrong_config(folder, change, message):
@@ -125,6 +137,86 @@ def test_files_that_are_not_safetensors(folder, content, tmp_path):
         )
     with pytest.raises(ValueError, match=r"not a whole safetensors file.*download it again"):
         demt.create_model(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["model"].update(backbone="hf-hub:evil/model"), "timm model name, got 'hf-hub:evil/model'"),
+        (lambda c: c["model"].update(backbone="../../evil"), "timm model name"),
+        (lambda c: c["model"]["backbone_kwargs"].update(checkpoint_path="/etc/passwd"), "without .'checkpoint_path'."),
+        (lambda c: c["model"]["backbone_kwargs"].update(pretrained=True), "without .'pretrained'."),
+        (lambda c: c["model"]["backbone_kwargs"].update(drop_path_rate="x"), "describes no model"),
+        (lambda c: c["model"]["tasks"][0].update(name="../../evil"), "to be a Python identifier"),
+        (lambda c: c["model"].update(width=10**12), "no number above 8192"),
+        (lambda c: c["model"].update(in_chans=10**400), "no number above 8192"),
+        (lambda c: c["model"]["backbone_kwargs"].update(depths=[10**9] * 4), "no number above 8192"),
+    ],
+)
+def test_hostile_config(folder, change, message):
+    edit_config(folder, change)
+    with pytest.raises(ValueError, match=message):
+        demt.create_model(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, " " * 2_000_000, '{"library": 1' + "0" * 5000 + "}"])
+def test_hostile_json(folder, text):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"is not valid JSON|expected at most 1,048,576"):
+        demt.create_model(f"local-dir:{folder}")
+
+
+def header(values):
+    text = json.dumps(values).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (header({"a": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 8]}}) + bytes(8), "not a whole"),
+        (header({"a": {"dtype": "F32", "shape": [2**63, 2], "data_offsets": [0, 8]}}) + bytes(8), "not a whole"),
+        (header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 2**50]}}) + bytes(8), "not a whole"),
+        (header({"a": {"dtype": "F32", "shape": [0, 2**60], "data_offsets": [0, 0]}}), "do not fit the model"),
+        (
+            header({"../../evil": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}) + bytes(8),
+            "do not fit the model",
+        ),
+        ((2**63).to_bytes(8, "little") + b"{}", "claims a header of 9,223,372,036,854,775,808 bytes"),
+        (header({str(number): "x" * 99 for number in range(200_000)}), "claims a header of 2"),
+        (b"\x02", "not a whole"),
+    ],
+    ids=["shape", "overflow", "offsets", "nothing", "name", "claimed header", "true header", "short"],
+)
+def test_hostile_weights(folder, content, message):
+    (folder / "model.safetensors").write_bytes(content)
+    with little_memory(), pytest.raises(ValueError, match=message):
+        demt.create_model(f"local-dir:{folder}")
+
+
+def test_a_configuration_larger_than_its_weights_takes_no_memory(folder):
+    edit_config(folder, lambda c: c["model"].update(width=8192, head_width=8192))
+    with torch.device("meta"):
+        model = demt.MultiTaskModel(demt.folders.read_config(folder / "config.json")[0])
+    assert sum(p.numel() * 4 for p in model.parameters()) > 10**10
+    with little_memory(), pytest.raises(ValueError, match="do not fit the model"):
+        demt.create_model(f"local-dir:{folder}")
+
+
+@contextlib.contextmanager
+def little_memory():
+    """Half a gigabyte more than is in use."""
+    resource = pytest.importorskip("resource")
+    statistics = Path("/proc/self/statm")
+    if not statistics.exists():
+        pytest.skip("needs /proc")
+    used = int(statistics.read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def test_missing_files(folder, tmp_path):

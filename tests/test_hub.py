@@ -16,6 +16,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import safetensors.torch
+import timm
 import torch
 from huggingface_hub import constants
 from PIL import Image
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 import demt
 from demt import registry
 from demt.cli import app
-from tests.hub_server import TOKEN, HubServer
+from tests.hub_server import READER, TOKEN, HubServer
 
 REPO = "org/name"
 
@@ -137,7 +138,7 @@ def test_pushing_needs_the_right_to(hub, files):
         model.push_to_hub(REPO)
     hub.add(REPO, files)
     with pytest.raises(PermissionError, match="answered 403"):
-        model.push_to_hub(REPO, token="hf_wrong")
+        model.push_to_hub(REPO, token=READER)
 
 
 def test_names_and_pins(hub, files, tmp_path, monkeypatch):
@@ -191,6 +192,23 @@ def test_pretrained_by_name(hub, files, register, tmp_path):
     assert hub.requests == []
 
 
+def test_weights_of_the_backbone_alone(hub, tmp_path):
+    source = timm.create_model("resnet18")
+    hub.add("timm/own", {"model.safetensors": safetensors.torch.save(source.state_dict())})
+    kwargs = {"pretrained_cfg_overlay": {"hf_hub_id": "timm/own"}}
+    model = demt.create_model(
+        "demt",
+        backbone="resnet18",
+        backbone_kwargs=kwargs,
+        tasks={"depth": 1},
+        width=16,
+        pretrained_backbone=True,
+        cache_dir=tmp_path / "elsewhere",
+    )
+    assert torch.equal(model.backbone.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+    assert (tmp_path / "elsewhere/models--timm--own").is_dir()
+
+
 def test_a_registered_name_is_pinned(register):
     with pytest.raises(ValueError, match="`revision` as a full commit hash and the `sha256`"):
         register("own_model", revision="main", sha256="0" * 64)
@@ -211,9 +229,12 @@ def test_private_repositories(hub, files, monkeypatch):
 
 def test_a_broken_download_goes_on_where_it_broke(hub, files, naps):
     hub.add(REPO, other(files, 4))
-    hub.cuts = [100_000, 200_000]
+    hub.cuts = [100_000]
+    # The first releases of huggingface_hub 1.x go on when asked again, later ones by themselves.
+    with contextlib.suppress(ConnectionError):
+        demt.create_model(f"hf-hub:{REPO}")
     assert bias(demt.create_model(f"hf-hub:{REPO}")) == 4
-    assert hub.ranges == [None, "bytes=100000-", "bytes=300000-"]
+    assert hub.ranges == [None, "bytes=100000-"]
 
 
 def test_a_broken_download_that_never_goes_on(hub, files, naps):
@@ -221,16 +242,18 @@ def test_a_broken_download_that_never_goes_on(hub, files, naps):
     hub.cuts = [100_000, *[0] * 6]
     with pytest.raises(ConnectionError, match=r"broke off .*org/name is not in the cache .* check the network"):
         demt.create_model(f"hf-hub:{REPO}")
+    hub.cuts.clear()
     assert bias(demt.create_model(f"hf-hub:{REPO}")) == 4
 
 
 def test_two_processes_at_once(hub, files, tmp_path):
     class Meeting(list):
-        both = threading.Barrier(2, timeout=100)
+        first, both = threading.Event(), threading.Barrier(2, timeout=100)
 
         def append(self, request):
             super().append(request)
             if request.startswith("GET /api/models"):
+                self.first.set()
                 self.both.wait()
 
     files = other(files, 7)
@@ -241,6 +264,7 @@ def test_two_processes_at_once(hub, files, tmp_path):
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command, environment = [sys.executable, "-c", code], {**os.environ, **settings, "PYTHONPATH": path}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert Meeting.first.wait(timeout=100)
         assert bias(demt.create_model(f"hf-hub:{REPO}", cache_dir=tmp_path / "hub")) == 7
         assert process.communicate()[0].strip() == "7.0"
     blobs = (tmp_path / "hub/models--org--name/blobs").iterdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class MultiTaskModel(PretrainedModel):
         config: What to build; `demt.create_model` makes it from a name.
         pretrained_cfg: How images are prepared.
         pretrained_backbone: Load timm's weights into the backbone.
+        cache_dir: Where timm keeps them.
 
     Attributes:
         backbone: A timm model; `backbone(images)` gives four maps.
@@ -41,10 +43,12 @@ class MultiTaskModel(PretrainedModel):
         *,
         pretrained_cfg: PretrainedCfg | None = None,
         pretrained_backbone: bool = False,
+        cache_dir: str | PathLike[str] | None = None,
     ) -> None:
         super().__init__(config, pretrained_cfg or PretrainedCfg())
+        kwargs = {**config.backbone_kwargs, **({} if cache_dir is None else {"cache_dir": cache_dir})}
         backbone: Any = create_backbone(
-            config.backbone, pretrained=pretrained_backbone, in_chans=config.in_chans, **config.backbone_kwargs
+            config.backbone, pretrained=pretrained_backbone, in_chans=config.in_chans, **kwargs
         )
         head = BaselineHead if config.family == "multitask_baseline" else DeMTHead
         self.backbone = backbone

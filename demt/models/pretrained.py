@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import CommitInfo
 from torch import nn
 
-import demt.hub as hub
+from demt import hub
 from demt.card import ModelCard, write_card
 from demt.config import ModelConfig, PretrainedCfg
 from demt.folders import CARD, WEIGHTS, read_folder, write_folder
