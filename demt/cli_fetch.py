@@ -39,14 +39,14 @@ def fetch(
         except KeyboardInterrupt:
             errors.print("Interrupted; the same command goes on where this one stopped.")
             raise typer.Exit(130) from None
-        _report(name, fetched)
+        _report(fetched, cache_dir)
 
 
-def _report(asked: str, fetched: Fetched) -> None:
+def _report(fetched: Fetched, cache_dir: Path | None) -> None:
     if fetched.mismatch:
         errors.print(
-            f"[yellow]Mismatch:[/yellow] what the authors publish as {asked} is not that: "
-            f"{'; '.join(fetched.mismatch)}. It is kept as what it is, {fetched.name}.",
+            f"[yellow]Mismatch:[/yellow] the authors label the file {fetched.label!r}, but it has "
+            f"{'; '.join(fetched.mismatch)}. It is kept as what it is.",
             soft_wrap=True,
             highlight=False,
         )
@@ -55,7 +55,10 @@ def _report(asked: str, fetched: Fetched) -> None:
     if fetched.left_out:
         console.print(f"Left out, as no output depends on them: {fetched.left_out}", highlight=False)
     console.print(f"{'Kept in' if fetched.new else 'There already:'} {fetched.folder}", soft_wrap=True, highlight=False)
-    console.print(f'Load with demt.create_model("{fetched.name}", pretrained=True)', soft_wrap=True, highlight=False)
+    where = "" if cache_dir is None else f', cache_dir="{cache_dir}"'
+    console.print(
+        f'Load with demt.create_model("{fetched.name}", pretrained=True{where})', soft_wrap=True, highlight=False
+    )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,7 +86,9 @@ def _received(target: Path) -> int:
 
 
 def _told(error: Exception) -> str:
-    """What gdown says, in one line, without its advice on browsers and its layout."""
+    """What gdown says, in one line, without its advice on browsers, its layout and the library's inner life."""
+    if match := re.search(r"\[Errno -?\d+\] ([\w ]+)", str(error)):
+        return f"{match[1]}."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Failed to retrieve", "You may still", "http", "but Gdown"))]
     return " ".join(told).rstrip(".") + "."

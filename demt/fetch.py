@@ -27,10 +27,10 @@ class Fetched:
     """A checkpoint in the cache.
 
     Args:
-        name: What it holds, for `create_model(name, pretrained=True)`.
+        name: What it holds, for `create_model(name, pretrained=True)`; it may be another than was asked for.
         folder: Where it is.
-        mismatch: In what it differs from what it is labelled as; empty if in nothing, else `name` is not the one
-            asked for.
+        label: What its authors call it.
+        mismatch: In what it differs from that label.
         notes: In what it differs from the model of that name, which is built as the file says.
         left_out: Entries of the checkpoint that no output depends on.
         new: Whether it was converted now.
@@ -38,6 +38,7 @@ class Fetched:
 
     name: str
     folder: Path
+    label: str
     mismatch: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     left_out: str = ""
@@ -109,7 +110,8 @@ def _there(asked: str, row: Published, root: Path) -> Fetched | None:
             return Fetched(
                 name=name,
                 folder=folder,
-                mismatch=mismatches(config, asked) if name != asked else (),
+                label=row.label,
+                mismatch=mismatches(config, row.names[0]),
                 notes=deviations(config, name),
                 new=False,
             )
@@ -127,7 +129,7 @@ def _keep(asked: str, row: Published, checkpoint: Path, root: Path) -> Fetched:
         model = build(converted, quiet=True)
     except ValueError as error:
         raise _NotACheckpoint(f"What is published as {row.label!r} ({row.page}) cannot be used: {error}") from error
-    mismatch = mismatches(converted.config, asked)
+    mismatch = mismatches(converted.config, row.names[0])
     names = [asked, *names_of_file(str(row.file_id))]
     name = next((each for each in names if not mismatches(converted.config, each)), None)
     if name is None or not isinstance(model, MultiTaskModel):
@@ -158,7 +160,8 @@ def _keep(asked: str, row: Published, checkpoint: Path, root: Path) -> Fetched:
     return Fetched(
         name=name,
         folder=root / name,
-        mismatch=mismatch if name != asked else (),
+        label=row.label,
+        mismatch=mismatch,
         notes=deviations(converted.config, name),
         left_out=summary(converted.unused),
     )
