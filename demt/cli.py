@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import track
 
+from demt.cli_benchmark import benchmark
 from demt.cli_boundary import eval_boundary
 from demt.cli_common import console, errors, friendly_errors
 from demt.cli_fetch import fetch
@@ -100,6 +101,7 @@ def convert(
 
 
 app.command("eval-boundary")(eval_boundary)
+app.command()(benchmark)
 app.command("fetch")(fetch)
 app.command("list")(list_models)
 app.command("info")(info)

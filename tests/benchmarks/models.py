@@ -87,7 +87,9 @@ def table(name, options):
     )
     multiply_adds = count_multiply_adds(models["eager"].config, SIZE) / 1e9
     print(f"\n{name}, {SIZE[0]}x{SIZE[1]}, {options.dtype}, {device}: {multiply_adds:.0f} G multiply-adds\n")
-    print("| | whole, s | ratio | head, s | ratio | training step of the head, s | ratio | peak MB (above idle) | deviation |")
+    print(
+        "| | whole, s | ratio | head, s | ratio | training step of the head, s | ratio | peak MB (above idle) | deviation |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for way in models:
         cells = [f"{whole[way]:.3f}", f"{whole['released form'] / whole[way]:.2f}"]
@@ -108,12 +110,14 @@ def plot(path, options):
     from matplotlib import pyplot
 
     figure, (times, memory) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    print("| | " + " | ".join(f"{h}x{w}" for h, w in SIZES) + " |\n|---" * (len(SIZES) + 1) + "|")
+    print("| | " + " | ".join(f"{h}x{w}" for h, w in SIZES) + " |\n" + "|---" * (len(SIZES) + 1) + "|")
     for family in FAMILIES:
         name = f"{family}_{options.backbone}.nyud"
         costs = []
         for size in SIZES:
-            cost = in_own_process(measure, Setting(model=name, way="fused", size=size, threads=options.threads))
+            cost = in_own_process(
+                measure, Setting(model=name, way="fused", size=size, threads=options.threads, seconds=1)
+            )
             assert isinstance(cost, Cost), cost
             costs.append(cost)
         pixels = [height * width / 1e6 for height, width in SIZES]
