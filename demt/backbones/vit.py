@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demt.backbones.adapter import FeatureBackbone, adopt, replace_parameter
+from demt.ops.resize import is_symbolic
 
 
 class ViTBackbone(FeatureBackbone):
@@ -28,7 +29,7 @@ class ReleasedViTBackbone(ViTBackbone):
         batch, height, width, channels = x.shape
         prefix, grid = model.pos_embed[:, :1], model.pos_embed[:, 1:]
         rows, columns = model.patch_embed.grid_size
-        if (height, width) != (rows, columns):
+        if is_symbolic(height, width) or (height, width) != (rows, columns):
             grid = grid.reshape(1, rows, columns, channels).permute(0, 3, 1, 2)
             grid = F.interpolate(grid.float(), size=(height, width), mode="bicubic", align_corners=False).to(grid)
             grid = grid.flatten(2).transpose(1, 2)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from demt.layers.checks import check_maps, check_positive
 from demt.layers.tokens import channels_first, channels_last
-from demt.ops.resize import resize
+from demt.ops.resize import missing, resize
 
 
 class Neck(nn.Module):
@@ -107,7 +107,7 @@ class PatchNeck(Neck):
 
 def _upsample_then_convolve(level: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
     patch = weight.shape[-1]
-    full = F.pad(resize(level, (height, width)), (0, -width % patch, 0, -height % patch))
+    full = F.pad(resize(level, (height, width)), (0, missing(width, patch), 0, missing(height, patch)))
     return F.conv2d(full, weight, stride=patch)
 
 
@@ -125,7 +125,7 @@ def _interpolation(source: int, target: int, patch: int, like: Tensor) -> Tensor
     """Weights (patches, p, source) of bilinear upsampling to `target` positions, zero in the padding."""
     identity = torch.eye(source, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)[None]
     weights = F.interpolate(identity, size=target, mode="linear", align_corners=False)[0]
-    return F.pad(weights, (0, -target % patch)).mT.unflatten(0, (-1, patch)).to(like.dtype)
+    return F.pad(weights, (0, missing(target, patch))).mT.unflatten(0, (-1, patch)).to(like.dtype)
 
 
 class TapNeck(Neck):
