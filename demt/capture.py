@@ -48,7 +48,7 @@ def capture(network: Outputs, size: tuple[int, int] | None = None) -> ExportedPr
 
     Raises:
         ImportError: if torch is too old to leave sizes open.
-        ExportError: if the graph cannot be captured, or holds for one size only.
+        ExportError: if the graph cannot be captured. Whether it holds for other sizes is for a comparison to find out.
     """
     batch, *example = EXAMPLE
     like = next(network.model.head.parameters())
@@ -62,13 +62,14 @@ def capture(network: Outputs, size: tuple[int, int] | None = None) -> ExportedPr
             )
         except Exception as error:
             hint = "" if size else "; fixing height and width with `size` may help"
-            raise ExportError(f"torch.export cannot capture this model{hint}: {_first_line(error)}") from error
+            raise ExportError(f"torch.export cannot capture this model{hint}: {first_line(error)}") from error
     _clean(program)
-    _check(program, dims)
+    _check(program)
     return program
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Kind and first line of an error of torch's, whose messages can fill pages."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
@@ -103,11 +104,7 @@ def _graphs(program: ExportedProgram) -> list[GraphModule]:
     return [module for module in program.graph_module.modules() if isinstance(module, GraphModule)]
 
 
-def _check(program: ExportedProgram, dims: dict[int, object]) -> None:
-    (name,) = program.graph_signature.user_inputs
-    shape = next(node for node in program.graph.nodes if node.name == name).meta["val"].shape
-    if fixed := [("batch", "", "height", "width")[dim] for dim in dims if not isinstance(shape[dim], torch.SymInt)]:
-        raise ExportError(f"The graph of this model holds for one {' and '.join(fixed)} only; fix `size`")
+def _check(program: ExportedProgram) -> None:
     targets = {str(node.target) for module in _graphs(program) for node in module.graph.nodes}
-    if own := [target for target in targets if target.startswith("demt.")]:
-        raise ExportError(f"The graph needs operators that torch does not have: {sorted(own)}")
+    if own := sorted(target for target in targets if target.startswith("demt.")):
+        raise ExportError(f"The graph needs operators that torch does not have: {own}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from demt import export_formats as formats
-from demt.capture import MIN_SIZE, ExportError, Outputs, capture
+from demt.capture import MIN_SIZE, ExportError, Outputs, capture, first_line
 from demt.hub import write_whole
 from demt.models import MultiTaskModel
 from demt.tasks import Task
@@ -86,6 +86,7 @@ def export(
     if format == "onnx":
         network = network.cpu()
     program = capture(network, size)
+    _largest_error(network, formats.runner(program), size)
     metadata = describe(model, predictions, size)
     errors: list[float | None] = []
 
@@ -152,15 +153,19 @@ def _largest_error(network: Outputs, run: formats.Runner, size: tuple[int, int] 
         images = torch.randn(shape, generator=generator).to(like.device)
         with torch.no_grad():
             logits = network.model(images)
-        outputs = run(images)
+        try:
+            outputs = run(images)
+        except Exception as error:
+            hint = "" if size else "; fixing height and width with `size` may help"
+            raise ExportError(f"What was captured does not run on images {shape}{hint}: {first_line(error)}") from error
         if list(outputs) != list(logits):
             raise ExportError(f"The file has the outputs {list(outputs)}, the model the tasks {list(logits)}")
         for name, task in network.model.tasks.items():
             error = _error(task, logits[name], outputs[name].to(like.device), network.predictions)
             if not error <= TOLERANCE:
                 raise ExportError(
-                    f"The file's {name} differs from the model's by {error:.2g} of its standard deviation on images "
-                    f"{tuple(shape)}, more than {TOLERANCE}; it was not kept"
+                    f"The file's {name} would differ from the model's by {error:.2g} of its standard deviation on "
+                    f"images {shape}, more than {TOLERANCE}; it was not kept"
                 )
             errors.append(error)
     return max(errors)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from demt.capture import ExportError
+from demt.capture import ExportError, first_line
 
 Runner: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
 
@@ -57,7 +57,7 @@ def _write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any
             program, (), input_names=["images"], output_names=names, opset_version=opset, verbose=False
         )
     except RuntimeError as error:
-        raise ExportError(f"torch.onnx cannot write this model: {str(error).splitlines()[0]}") from error
+        raise ExportError(f"torch.onnx cannot write this model: {first_line(error)}") from error
     _name_sizes(written.model.graph)
     for node in written.model.graph:
         node.metadata_props.clear()
@@ -95,7 +95,12 @@ def _write_pt2(program: ExportedProgram, path: Path, metadata: str) -> Runner:
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files={METADATA_FILE: metadata})
     with path.open("rb") as written:
-        module = torch.export.load(written).module()
+        return runner(torch.export.load(written))
+
+
+def runner(program: ExportedProgram) -> Runner:
+    """What runs a program in this process."""
+    module = program.module()
 
     def run(images: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():

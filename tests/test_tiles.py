@@ -1,5 +1,6 @@
 """Tiles: exact where they must be, close where they can be, without seams, in bounded memory."""
 
+import itertools
 import subprocess
 import sys
 
@@ -50,13 +51,15 @@ def image(height, width):
 
 
 @pytest.mark.parametrize("side", [1, 31, 64, 65, 100, 127, 128, 129, 500])
-@pytest.mark.parametrize(("tile", "overlap", "align"), [(64, 0, 1), (64, 16, 32), (70, 69, 32), (50, 20, 32), (1, 0, 32)])
+@pytest.mark.parametrize(
+    ("tile", "overlap", "align"), [(64, 0, 1), (64, 16, 32), (70, 69, 32), (50, 20, 32), (1, 0, 32)]
+)
 def test_windows_cover_a_side_and_overlap(side, tile, overlap, align):
     found = windows(side, tile, overlap, align)
     assert found[0][0] == 0
     assert found[-1][1] == side
     assert all(0 < stop - start <= tile for start, stop in found)
-    for (_, stop), (start, _) in zip(found, found[1:]):
+    for (_, stop), (start, _) in itertools.pairwise(found):
         assert stop - start >= overlap
     if tile - overlap >= align:
         assert all(start % align == 0 for start, _ in found)
@@ -132,14 +135,14 @@ def test_the_more_overlap_the_closer_to_the_whole_image():
     """Convolutions alone: what differs is what a tile does not see."""
     torch.manual_seed(0)
     baseline = demt.create_model("multitask_baseline_hrnet_w18", tasks={"semseg": 5, "depth": 1}).eval()
-    photo = data.astronaut()[:128, :384]
-    whole = demt.predict(baseline, photo, max_size=384)
+    photo = data.astronaut()[:128, :512]
+    whole = demt.predict(baseline, photo, max_size=512)
     errors = []
-    for overlap in (0, 32, 96):
-        tiled = demt.predict(baseline, photo, tile=(128, 224), overlap=overlap)
+    for overlap in (0, 127):
+        tiled = demt.predict(baseline, photo, tile=(128, 256), overlap=overlap)
         errors.append(np.abs(tiled["depth"] - whole["depth"]).mean() / whole["depth"].std())
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 0.2
+    assert errors[1] < 0.7 * errors[0]
+    assert errors[1] < 0.2
     assert (tiled["semseg"] == whole["semseg"]).mean() > 0.97
 
 
@@ -214,11 +217,10 @@ for width, options in ((1024, {"tile": 256}), (2048, {"tile": 256}), (2048, {"ma
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory of a process, in KiB")
 def test_memory_hardly_grows_with_the_image():
-    """Of a process that does ever more: a wider image in tiles, and then the same as a whole."""
+    """Of a process that does ever more: a wider image in tiles, and then the same as a whole.
+
+    What grows in tiles are the image and its predictions; the whole image has 40 logits a pixel.
+    """
     run = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     _, wider, whole = (int(line) / 2**10 for line in run.stdout.splitlines())
-    # What grows in tiles are the image (float and uint8) and its predictions, 20 bytes a pixel; the whole image has
-    # 40 float logits a pixel.
-    pixels = 512 * 1024 / 2**20
-    assert wider < 40 * pixels
-    assert whole > 100 * pixels
+    assert whole > 3 * wider
