@@ -155,9 +155,10 @@ def _largest_error(network: Outputs, run: formats.Runner, size: tuple[int, int] 
             logits = network.model(images)
         try:
             outputs = run(images)
-        except Exception as error:
+        except Exception as failure:
             hint = "" if size else "; fixing height and width with `size` may help"
-            raise ExportError(f"What was captured does not run on images {shape}{hint}: {first_line(error)}") from error
+            message = f"What was captured does not run on images {shape}{hint}: {first_line(failure)}"
+            raise ExportError(message) from failure
         if list(outputs) != list(logits):
             raise ExportError(f"The file has the outputs {list(outputs)}, the model the tasks {list(logits)}")
         for name, task in network.model.tasks.items():

@@ -18,6 +18,8 @@ from demt.export import export
 from tests.conftest import deviation
 
 TASKS = {"semseg": 5, "sal": 2, "normals": 3, "edge": 1}
+#: Quick to capture.
+SMALL = {"backbone": "resnet10t", "width": 32, "heads": 2}
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")), reason="needs onnx"
 )
@@ -27,7 +29,7 @@ needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++")
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return demt.create_model("demt_nano", tasks=TASKS).eval()
+    return demt.create_model("demt", tasks=TASKS, **SMALL).eval()
 
 
 def outputs(path, images):
@@ -69,7 +71,7 @@ def test_command_writes_onnx(model, tmp_path):
     metadata = {entry.key: entry.value for entry in loaded.metadata_props}
     assert json.loads(metadata["mean"]) == list(model.pretrained_cfg.mean)
     assert json.loads(metadata["std"]) == list(model.pretrained_cfg.std)
-    assert json.loads(metadata["input_size"]) == [3, 192, 256]
+    assert json.loads(metadata["input_size"]) == [3, 512, 512]
     assert metadata["outputs"] == "predictions"
     assert [task["activation"] for task in json.loads(metadata["tasks"])] == ["argmax", "foreground", "unit", "sigmoid"]
     assert str(tmp_path.parents[2]).encode() not in file.read_bytes()
@@ -97,8 +99,8 @@ print(json.loads(extra["demt.json"])["outputs"], "demt" in sys.modules)
 """
 
 
-def test_program_runs_in_a_process_without_this_package(model, tmp_path):
-    model.train()
+def test_program_runs_in_a_process_without_this_package(tmp_path):
+    model = demt.create_model("degmix", tasks={"depth": 1}, depth=1, **SMALL)
     written = export(model, tmp_path / "model.pt2")
     assert model.training
     model.eval()
@@ -155,7 +157,7 @@ def test_a_file_that_differs_is_not_kept(wrong, message, fake, model, tmp_path):
         export(model, tmp_path / "model.onnx")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"older"]
     fake.clear()
-    assert export(model, tmp_path / "model.onnx").error == 0
+    assert export(model, tmp_path / "model.onnx").error < 1e-4
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"x"]
 
 
@@ -164,7 +166,7 @@ def test_class_ids_may_differ_only_between_equals(fake, model, tmp_path):
         return {name: model.tasks[name].predict(values) for name, values in model(images).items()}
 
     fake.append(swapped)
-    assert export(model, tmp_path / "model.onnx", predictions=True).error < 1e-6
+    assert export(model, tmp_path / "model.onnx", predictions=True).error < 1e-4
     fake[0] = lambda images: {**swapped(images), "semseg": (swapped(images)["semseg"] + 1) % 5}
     with pytest.raises(ExportError, match="semseg would differ"):
         export(model, tmp_path / "model.onnx", predictions=True)
