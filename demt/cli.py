@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 
 from demt.cli_boundary import eval_boundary
+from demt.cli_common import console, errors, friendly_errors
 from demt.cli_export import export, parse_size
+from demt.cli_fetch import fetch
+from demt.cli_info import info
+from demt.cli_list import list_models
+from demt.cli_publish import publish
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="demt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
 )
-console = Console()
-errors = Console(stderr=True)
 
 
 def _version(wanted: bool) -> None:
@@ -49,7 +48,7 @@ def main(
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A model's name, a folder, or a checkpoint of the released code.")
+        str, typer.Option("--model", "-m", help="A model's name, hf-hub:ORG/NAME, a folder, or a released checkpoint.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("predictions"),
     random_weights: Annotated[
@@ -69,7 +68,7 @@ def predict(
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, mps …")] = "cpu",
 ) -> None:
     """Predict every task of a model on images: a picture per task, a panel, and the values in one .npz, per image."""
-    with _friendly_errors():
+    with friendly_errors():
         from demt.save import save_predictions
 
         tiles = None if tile is None else parse_size("--tile", tile)
@@ -92,7 +91,7 @@ def convert(
     folder: Annotated[Path, typer.Argument(help="Where config.json and model.safetensors are written.")],
 ) -> None:
     """Convert a checkpoint of the released code into a folder that demt loads."""
-    with _friendly_errors():
+    with friendly_errors():
         from demt.convert import convert as convert_names
         from demt.models import MultiTaskModel
         from demt.released import build, read_checkpoint, summary
@@ -113,16 +112,10 @@ def convert(
 
 app.command()(export)
 app.command("eval-boundary")(eval_boundary)
-
-
-@contextmanager
-def _friendly_errors() -> Iterator[None]:
-    """What a user can mend is one line, not a stack trace."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        errors.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
-        raise typer.Exit(1) from error
+app.command("fetch")(fetch)
+app.command("list")(list_models)
+app.command("info")(info)
+app.command("publish")(publish)
 
 
 def _device(name: str) -> torch.device:
@@ -138,12 +131,17 @@ def _load(name: str, random_weights: bool) -> MultiTaskModel:
     import torch
 
     import demt
+    from demt.availability import weights_of
+    from demt.hub import HUB, LOCAL
 
     path = Path(name)
     network: torch.nn.Module
-    if random_weights and path.exists():
+    located = name.startswith((HUB, LOCAL))
+    if random_weights and (located or path.exists()):
         raise ValueError(f"{name!r} brings its own weights: drop --random-weights")
-    if path.is_dir():
+    if located:
+        network = demt.MultiTaskModel.from_pretrained(name)
+    elif path.is_dir():
         network = demt.MultiTaskModel.from_pretrained(path)
     elif path.is_file():
         network = demt.load_released(path)
@@ -151,8 +149,7 @@ def _load(name: str, random_weights: bool) -> MultiTaskModel:
         raise FileNotFoundError(f"No folder or checkpoint at {name!r}")
     else:
         torch.manual_seed(0)
-        has_weights = name in demt.list_models(pretrained=True)
-        if not has_weights and demt.is_model(name) and not random_weights:
+        if not random_weights and demt.is_model(name) and weights_of(name) is None:
             raise ValueError(f"There are no weights for {name!r} yet; add --random-weights to try it without")
         network = demt.create_model(name, pretrained=not random_weights)
     if not isinstance(network, demt.MultiTaskModel):

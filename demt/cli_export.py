@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from demt.cli_common import console, errors, friendly_errors
+
 
 class FormatChoice(str, Enum):
     """File formats."""
@@ -39,11 +41,11 @@ def export(
     device: Annotated[str, typer.Option(help="Where pt2 and aoti files will run: cpu, cuda …")] = "cpu",
 ) -> None:
     """Write a model as ONNX or as a program of torch, and compare what the file computes with the model."""
-    from demt.cli import _device, _friendly_errors, _load, console, errors
+    from demt.cli import _device, _load
     from demt.export import TOLERANCE
     from demt.export import export as write
 
-    with _friendly_errors(), errors.status("Writing and comparing …"):
+    with friendly_errors(), errors.status("Writing and comparing …"):
         network = _load(model, random_weights).to(_device(device))
         written = write(
             network,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from demt import export_formats as formats
 from demt.capture import MIN_SIZE, ExportError, Outputs, capture, first_line
-from demt.hub import write_whole
+from demt.folders import write_whole
+from demt.fusing import FusedModel, fuse
 from demt.models import MultiTaskModel
 from demt.tasks import Task
 
@@ -85,7 +86,7 @@ def export(
     network = Outputs(copy.deepcopy(model), predictions).eval().requires_grad_(False)
     if format == "onnx":
         network = network.cpu()
-    program = capture(network, size)
+    program = capture(Outputs(_fused(network.model), predictions), size)
     _largest_error(network, formats.runner(program), size)
     metadata = describe(model, predictions, size)
     errors: list[float | None] = []
@@ -96,6 +97,14 @@ def export(
 
     write_whole(target, write)
     return Exported(path=target, format=format, error=errors[0])
+
+
+def _fused(model: MultiTaskModel) -> MultiTaskModel:
+    """With fewer operations, where that gives the same numbers."""
+    try:
+        return model if isinstance(model, FusedModel) else fuse(model)
+    except ValueError:
+        return model
 
 
 def describe(model: MultiTaskModel, predictions: bool, size: tuple[int, int] | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ inner borders. The mean is updated tile by tile, so that tiles that agree give e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from demt.models import MultiTaskModel
 from demt.tasks import Task
 
 Window = tuple[int, int]
+Area = tuple[slice, slice]
 
 
 def windows(side: int, tile: int, overlap: int, align: int = 1) -> list[Window]:
@@ -43,6 +44,7 @@ def windows(side: int, tile: int, overlap: int, align: int = 1) -> list[Window]:
     return [(start, start + tile) for start in range(0, last, step)] + [(last, side)]
 
 
+@torch.inference_mode()
 def predict_tiled(
     model: MultiTaskModel, image: Tensor, tile: tuple[int, int], overlap: tuple[int, int], batch_size: int
 ) -> dict[str, NDArray[Any]]:
@@ -51,64 +53,75 @@ def predict_tiled(
     Beside image and predictions, memory holds `batch_size` tiles and, per channel of the tasks, a band as long as the
     image's shorter side and as wide as a tile.
     """
+    outputs = {name: _empty(task, *image.shape[1:]) for name, task in model.tasks.items()}
     # Bands lie across the longer side, so that they are short.
     turned = image.shape[2] > image.shape[1]
+    views = {name: values.swapaxes(-1, -2) if turned else values for name, values in outputs.items()}
     if turned:
         image, tile, overlap = image.mT, tile[::-1], overlap[::-1]
     height, width = image.shape[1:]
     align = max(model.backbone.strides)
     across, along = windows(width, tile[1], overlap[1], align), windows(height, tile[0], overlap[0], align)
-    outputs = {name: _empty(task, height, width) for name, task in model.tasks.items()}
-    band = _Band(width)
+    band = _Band(max(bottom - top for top, bottom in along), width, turned)
     for top, bottom in along:
-        _finish(model, band.take(top), outputs)
+        band.move_to(top, model.tasks, views)
         rows = _ramp(top, bottom, height, overlap[0])
         for batch in _batches(across, batch_size):
             crops = [image[:, top:bottom, left:right] for left, right in batch]
-            inputs = torch.cat([prepare(model, crop.mT if turned else crop, None) for crop in crops])
-            with torch.inference_mode():
-                blendable = {name: _blendable(model.tasks[name], maps) for name, maps in model(inputs).items()}
-            for index, (left, right) in enumerate(batch):
-                weight = rows[:, None] * _ramp(left, right, width, overlap[1])
-                maps = {name: values[index].mT if turned else values[index] for name, values in blendable.items()}
-                band.add(maps, weight.to(inputs.device), top, left)
-    _finish(model, band.take(height), outputs)
-    return {name: values.swapaxes(-1, -2).copy() if turned else values for name, values in outputs.items()}
+            logits = model(torch.cat([prepare(model, crop.mT if turned else crop, None) for crop in crops]))
+            areas = [(slice(bottom - top), slice(left, right)) for left, right in batch]
+            shares = band.shares(areas, [rows[:, None] * _ramp(*each, width, overlap[1]) for each in batch])
+            for name in list(logits):
+                # Each task's logits go before the next task's are made into something else.
+                values = _blendable(model.tasks[name], logits.pop(name))
+                band.blend(name, values.mT if turned else values, areas, shares)
+    band.move_to(height, model.tasks, views)
+    return outputs
 
 
 class _Band:
-    """Weighted means of the tiles seen so far, for the rows that are not finished."""
+    """Weighted means of the tiles seen so far, for the rows of the image that are not finished."""
 
-    def __init__(self, width: int) -> None:
-        self.width, self.top = width, 0
+    def __init__(self, height: int, width: int, turned: bool) -> None:
+        self.top, self.turned = 0, turned
         self.means: dict[str, Tensor] = {}
-        self.weight = torch.zeros(0, width)
+        self.weight = torch.zeros(height, width)
 
-    def add(self, maps: dict[str, Tensor], weight: Tensor, top: int, left: int) -> None:
-        """Blend maps (K, h, w) in at a row and a column of the image."""
-        height, width = weight.shape
-        start, stop = top - self.top, top - self.top + height
-        self.weight = _with_rows(self.weight.to(weight.device), stop)
-        area = (slice(start, stop), slice(left, left + width))
-        self.weight[area] += weight
-        share = weight / self.weight[area]
-        for name, values in maps.items():
-            mean = self.means.get(name, values.new_zeros(len(values), 0, self.width))
-            mean = self.means[name] = _with_rows(mean, stop)
-            mean[:, area[0], area[1]] += share * (values - mean[:, area[0], area[1]])
+    def shares(self, areas: list[Area], weights: list[Tensor]) -> list[Tensor]:
+        """What each of these tiles, one after the other, contributes to the mean."""
+        shares = []
+        for area, weight in zip(areas, weights):
+            self.weight[area] += weight
+            shares.append(weight / self.weight[area])
+        return shares
 
-    def take(self, bottom: int) -> tuple[int, dict[str, Tensor]]:
-        """Row and maps of what lies above row `bottom` of the image, which are forgotten."""
-        top, count = self.top, bottom - self.top
-        taken = {name: mean[:, :count] for name, mean in self.means.items()}
-        self.means = {name: mean[:, count:].clone() for name, mean in self.means.items()}
-        self.weight, self.top = self.weight[count:].clone(), bottom
-        return top, taken
+    def blend(self, name: str, maps: Tensor, areas: list[Area], shares: list[Tensor]) -> None:
+        """Update a task's means with the maps (B, K, h, w) of tiles; overwrites them."""
+        if name not in self.means:
+            # In memory as the maps, which are the network's, turned or not.
+            shape = self.weight.mT.shape if self.turned else self.weight.shape
+            mean = maps.new_zeros(maps.shape[1], *shape)
+            self.means[name] = mean.mT if self.turned else mean
+        for values, area, share in zip(maps, areas, shares):
+            mean = self.means[name][:, area[0], area[1]]
+            share = share.mT.contiguous().mT if self.turned else share
+            mean += values.sub_(mean).mul_(share.to(values.device))
 
-
-def _with_rows(maps: Tensor, rows: int) -> Tensor:
-    missing = rows - maps.shape[-2]
-    return torch.nn.functional.pad(maps, (0, 0, 0, missing)) if missing > 0 else maps
+    def move_to(self, top: int, tasks: Mapping[str, Task], outputs: dict[str, NDArray[Any]]) -> None:
+        """Finish the rows above row `top` of the image, and forget them."""
+        count = top - self.top
+        if count == 0:
+            return
+        for name, mean in self.means.items():
+            finished = (
+                _finish(tasks[name], mean[:, :count].mT).mT if self.turned else _finish(tasks[name], mean[:, :count])
+            )
+            outputs[name][..., self.top : top, :] = finished.cpu().numpy()
+        for kept in (self.weight, *self.means.values()):
+            rest = kept.shape[-2] - count
+            kept[..., :rest, :] = kept[..., count:, :].clone()
+            kept[..., rest:, :] = 0
+        self.top = top
 
 
 def _ramp(start: int, stop: int, side: int, overlap: int) -> Tensor:
@@ -131,24 +144,23 @@ def _batches(across: list[Window], batch_size: int) -> Iterator[list[Window]]:
 
 
 def _blendable(task: Task, logits: Tensor) -> Tensor:
-    """Maps (B, K, H, W) of which weighted means make sense."""
+    """Maps (B, K, H, W) of which weighted means make sense; overwrites the logits."""
     if task.activation == "argmax":
-        return logits.float().softmax(1)
+        # A softmax in place: another map of all classes would be the largest thing in memory.
+        values = logits.float()
+        values = values.sub_(values.amax(1, keepdim=True)).exp_()
+        return values.div_(values.sum(1, keepdim=True))
     values = task.predict(logits)
     return values[:, None] if values.ndim == 3 else values
 
 
-def _finish(model: MultiTaskModel, taken: tuple[int, dict[str, Tensor]], outputs: dict[str, NDArray[Any]]) -> None:
-    """Make predictions of blended rows, and write them to their place."""
-    top, means = taken
-    for name, mean in means.items():
-        task, output = model.tasks[name], outputs[name]
-        if task.activation == "argmax":
-            mean = mean.argmax(0)
-        elif task.activation == "unit":
-            mean = task.predict(mean[None])[0]
-        values = mean.cpu().numpy()
-        output[..., top : top + values.shape[-2], :] = values[0] if values.ndim > output.ndim else values
+def _finish(task: Task, mean: Tensor) -> Tensor:
+    """The prediction that a mean (K, h, w) stands for."""
+    if task.activation == "argmax":
+        return mean.argmax(0)
+    if task.activation == "unit":
+        return task.predict(mean[None])[0]
+    return mean[0] if len(mean) == 1 else mean
 
 
 def _empty(task: Task, height: int, width: int) -> NDArray[Any]:

@@ -47,7 +47,25 @@ def prepared(tmp_path_factory):
     for name in ("predictions/edge", "data/NYUDv2/edge"):
         (folder / name).mkdir(parents=True)
         Image.fromarray(edges).save(folder / name / "1.png")
+    own_data(folder / "my_data")
     return folder
+
+
+def own_data(folder):
+    """The folders of docs/data.md: three images, labelled in part."""
+    rng = np.random.default_rng(0)
+    labels = {"0001": ("semseg", "depth"), "0002": ("semseg", "normals"), "street/0003": ("depth",)}
+    for task in ("images", "semseg", "depth", "normals"):
+        (folder / task / "street").mkdir(parents=True)
+    for name, tasks in labels.items():
+        Image.fromarray(data.astronaut()[::4, ::4]).save(folder / f"images/{name}.jpg")
+        Image.fromarray(rng.integers(500, 9000, (128, 128)).astype(np.uint16)).save(folder / f"depth/{name}.png")
+        Image.fromarray(rng.integers(0, 5, (128, 128)).astype(np.uint8)).save(folder / f"semseg/{name}.png")
+        np.save(folder / f"normals/{name}.npy", np.broadcast_to(np.float32([0.6, 0, 0.8]), (128, 128, 3)))
+        for task in {"semseg", "depth", "normals"} - set(tasks):
+            next((folder / task).glob(f"{name}.*")).unlink()
+    index = ["image,semseg,depth", "images/0001.jpg,semseg/0001.png,depth/0001.png", "images/0002.jpg,semseg/0002.png,"]
+    (folder / "index.csv").write_text("\n".join(index))
 
 
 def commands(code):

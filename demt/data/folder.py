@@ -1,0 +1,185 @@
+"""Own data: folders of one task each, or an index."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from demt.data.collate import Sample
+from demt.data.dataset import MultiTaskDataset, OnError, Transform, read_sample
+from demt.data.encoding import ENCODINGS, Encoding
+from demt.data.files import ARRAYS, PICTURES, DataError, MissingFileError, read_array, read_bytes
+from demt.data.layout import read_id_list
+from demt.labels import is_class_map
+from demt.tasks import Task, TaskSpec, resolve_tasks
+
+
+class MultiTaskFolder(MultiTaskDataset):
+    """Own images and labels, with any tasks, of which any image may lack any.
+
+    Without an index, images lie in ``root/images`` and labels in ``root/<task>``, under the same names but for the
+    ending; folders below these are part of the name. With an index, a CSV file with a heading or a file of one JSON
+    object a line, each row names an ``image`` and a file for each task, relative to `root`; empty or missing entries
+    are unlabelled. An optional ``id`` names the row.
+
+    Args:
+        root: Folder of the data.
+        tasks: As for `demt.create_model`: a mapping from task name to channels or `Task`.
+        encodings: How files of a task encode labels, by task: an `Encoding` or a name of
+            `demt.data.encoding.ENCODINGS`, such as ``"millimetres"``. Class ids, and arrays of metres, unit normals or
+            other values as they are, need none.
+        index: Path of a ``.csv`` or ``.jsonl`` file, relative to `root` or absolute.
+        ids: Which samples to take, in this order: names, or the path of a text file of names, one a line.
+        images: Folder of the images, without an index.
+        transform: See `MultiTaskDataset`.
+        on_error: See there.
+
+    Raises:
+        ValueError: for tasks or encodings that do not fit together.
+        DataError: if folders, files or columns are missing, or two files claim one label.
+    """
+
+    def __init__(
+        self,
+        root: str | PathLike[str],
+        tasks: TaskSpec,
+        *,
+        encodings: Mapping[str, str | Encoding] | None = None,
+        index: str | PathLike[str] | None = None,
+        ids: Sequence[str] | str | PathLike[str] | None = None,
+        images: str = "images",
+        transform: Transform | None = None,
+        on_error: OnError = "raise",
+    ) -> None:
+        self.root = Path(root)
+        resolved = resolve_tasks(tasks)
+        self._encodings = {name: _encoding(task, encodings or {}) for name, task in resolved.items()}
+        if unknown := sorted(set(encodings or {}) - set(resolved)):
+            raise ValueError(f"`encodings` names {unknown}, but `tasks` are {list(resolved)}")
+        if not self.root.is_dir():
+            raise MissingFileError(f"No folder {str(self.root)!r}")
+        if index is None:
+            rows = _rows_of_folders(self.root, images, list(resolved))
+        else:
+            rows = _rows_of_index(self.root / index, list(resolved))
+        if ids is not None:
+            rows = _choose(rows, read_id_list(self.root / ids) if isinstance(ids, (str, PathLike)) else ids)
+        self._rows = list(rows.values())
+        super().__init__(list(rows), resolved, transform=transform, on_error=on_error)
+
+    def read(self, index: int) -> Sample:
+        """The sample at `index`, before the transform. Raises `DataError`."""
+        row = self._rows[index]
+        labels = (
+            (task, self._label(task, self.root / row[task]), self.root / row[task])
+            for task in self.tasks
+            if task in row
+        )
+        return read_sample(self.root / row["image"], labels, self.ids[index])
+
+    def _label(self, name: str, path: Path) -> Any:
+        encoding, task = self._encodings[name], self.tasks[name]
+        if encoding is None:
+            if path.suffix.lower() in PICTURES and not is_class_map(task):
+                raise DataError(
+                    f"{str(path)!r}: a picture does not tell what its values mean; declare "
+                    f"encodings={{{name!r}: ...}}, one of {sorted(ENCODINGS)} or an Encoding"
+                )
+            encoding = Encoding(invalid=(0, math.nan) if Encoding().kind_for(task) == "depth" else ())
+        return encoding.decode(read_array(path, key=encoding.key, bits=encoding.bits), task, path)
+
+
+def _encoding(task: Task, encodings: Mapping[str, str | Encoding]) -> Encoding | None:
+    if task.ignore_index != 255 or (is_class_map(task) and task.channels > 255):
+        raise ValueError(
+            f"Task {task.name!r}: expected `ignore_index` 255 and at most 255 classes, which is how demt.data marks "
+            f"pixels without a label; got {task.ignore_index} and {task.channels}"
+        )
+    declared = encodings.get(task.name)
+    if isinstance(declared, str):
+        if declared not in ENCODINGS:
+            raise ValueError(f"Unknown encoding {declared!r} of task {task.name!r}; known are {sorted(ENCODINGS)}")
+        declared = ENCODINGS[declared]
+    if declared is not None and (declared.ids or declared.colors) and not is_class_map(task):
+        raise ValueError(f"The encoding of task {task.name!r} has `ids` or `colors`, but its labels are no classes")
+    return declared
+
+
+Row = dict[str, str]
+
+
+def _rows_of_folders(root: Path, images: str, tasks: list[str]) -> dict[str, Row]:
+    found = _by_name(root / images, (*PICTURES, ".npy"))
+    rows = {name: {"image": f"{images}/{file}"} for name, file in sorted(found.items())}
+    for task in tasks:
+        labels = {name: file for name, file in _by_name(root / task, PICTURES + ARRAYS).items() if name in rows}
+        if not labels:
+            raise DataError(
+                f"No file in {str(root / task)!r} has the name of an image in {str(root / images)!r}, e.g. "
+                f"{next(iter(rows))!r}"
+            )
+        for name, file in labels.items():
+            rows[name][task] = f"{task}/{file}"
+    return rows
+
+
+def _by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, str]:
+    if not folder.is_dir():
+        raise MissingFileError(f"No folder {str(folder)!r}")
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.suffix.lower() not in endings or any(part.startswith(".") for part in inside.parts):
+            continue
+        name = inside.with_suffix("").as_posix()
+        if name in found:
+            raise DataError(f"{str(folder)!r} has two files for {name!r}: {found[name]!r} and {path.name!r}")
+        found[name] = inside.as_posix()
+    if not found:
+        raise MissingFileError(f"No files in {str(folder)!r} with one of the endings {endings}")
+    return found
+
+
+def _rows_of_index(path: Path, tasks: list[str]) -> dict[str, Row]:
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+        if path.suffix == ".csv":
+            records: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text), restkey=""))
+        elif path.suffix == ".jsonl":
+            records = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            raise ValueError(f"expected a .csv or .jsonl file, got {path.suffix!r}")
+    except (ValueError, csv.Error) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{str(path)!r} is no index: {error}") from error
+    if not records or not all(isinstance(record, dict) for record in records):
+        raise DataError(f"{str(path)!r} is no index: expected rows with a name for each value")
+    # A task that no row has is more likely a misspelt column than a task without labels.
+    columns = {name for record in records for name in record}
+    if absent := [name for name in ("image", *tasks) if name not in columns]:
+        raise DataError(f"{str(path)!r} lacks {absent}; it has {sorted(columns)}")
+    rows: dict[str, Row] = {}
+    for number, record in enumerate(records, 1):
+        row = {name: record[name] for name in ("image", *tasks) if record.get(name)}
+        if "image" not in row or not all(isinstance(file, str) for file in row.values()) or "" in record:
+            raise DataError(f"{str(path)!r}, row {number}: expected an 'image' and paths of labels, got {record}")
+        id = str(record.get("id") or Path(row["image"]).with_suffix("").as_posix())
+        if id in rows:
+            raise DataError(f"{str(path)!r}, row {number}: a second row of {id!r}")
+        rows[id] = row
+    return rows
+
+
+def _choose(rows: dict[str, Row], ids: Sequence[str]) -> dict[str, Row]:
+    if unknown := [id for id in ids if id not in rows]:
+        raise DataError(
+            f"`ids` names {len(unknown)} unknown samples, e.g. {unknown[0]!r}; known is {next(iter(rows))!r}"
+        )
+    return {id: rows[id] for id in ids}

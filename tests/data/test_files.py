@@ -1,0 +1,136 @@
+import struct
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+import demt
+from demt.data import DataError
+from demt.data.files import load_mat, read_array, read_rgb
+from tests.data import writers
+
+
+def test_images_are_those_that_predict_sees(tmp_path):
+    photo = data.astronaut()[:40, :60]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    alpha = np.dstack([photo, np.linspace(0, 255, 60).astype(np.uint8)[None].repeat(40, 0)])
+    pictures = {
+        "rgb.png": Image.fromarray(photo),
+        "grey.png": Image.fromarray(photo[:, :, 0]),
+        "palette.png": Image.fromarray(photo).convert("P"),
+        "alpha.png": Image.fromarray(alpha),
+        "deep.png": Image.fromarray(photo[:, :, 0].astype(np.uint16) * 257),
+    }
+    for name, picture in pictures.items():
+        picture.save(tmp_path / name)
+    Image.fromarray(photo).save(tmp_path / "turned.jpg", exif=turned, quality=95)
+    for path in tmp_path.iterdir():
+        seen = demt.images.read_image(path).numpy().transpose(1, 2, 0)
+        got = read_rgb(path)
+        assert got.dtype == np.uint8
+        assert got.shape == ((60, 40, 3) if path.name == "turned.jpg" else (40, 60, 3))
+        assert np.abs(got / 255 - seen).max() < 0.51 / 255
+    assert np.array_equal(read_rgb(tmp_path / "rgb.png"), photo)
+    assert np.array_equal(read_rgb(tmp_path / "deep.png")[:, :, 0], photo[:, :, 0])
+
+
+def test_values_are_those_stored(tmp_path):
+    values = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
+    for name in ("a.png", "a.tiff"):
+        writers.picture(tmp_path / name, values)
+        assert np.array_equal(read_array(tmp_path / name, bits=16), values)
+    writers.picture(tmp_path / "f.tiff", values.astype(np.float32) / 7)
+    assert np.array_equal(read_array(tmp_path / "f.tiff"), values.astype(np.float32) / 7)
+    indices = Image.fromarray((values % 7).astype(np.uint8))
+    indices.putpalette(list(range(255, 255 - 21, -1)))
+    indices.save(tmp_path / "p.png", bits=4)
+    assert np.array_equal(read_array(tmp_path / "p.png", bits=8), values % 7)
+    np.savez(tmp_path / "a.npz", one=values, two=values + 1)
+    assert np.array_equal(read_array(tmp_path / "a.npz", key="two"), values + 1)
+    writers.mat(tmp_path / "a.mat", depth=values / 3)
+    assert np.array_equal(read_array(tmp_path / "a.mat"), values / 3)
+    with pytest.raises(DataError, match=r"expected a variable None, got \['one', 'two'\]; declare it as `key`"):
+        read_array(tmp_path / "a.npz")
+    with pytest.raises(DataError, match=r"expected a variable 'x', got \['depth'\]"):
+        read_array(tmp_path / "a.mat", key="x")
+
+
+def broken(tmp_path):
+    """Files that cannot be read, and what must be said."""
+    photo = data.astronaut()[:64, :64]
+    for name in ("cut.jpg", "cut.png"):
+        writers.picture(tmp_path / name, photo)
+    writers.array(tmp_path / "cut.npy", photo)
+    writers.mat(tmp_path / "cut.mat", values=photo[:, :, 0])
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for ending in ("png", "npy", "npz", "mat"):
+        (tmp_path / f"empty.{ending}").write_bytes(b"")
+        (tmp_path / f"text.{ending}").write_text("<html>404 not found</html>" * 20)
+    (tmp_path / "hdf.mat").write_bytes(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512) + b"\x89HDF\r\n\x1a\n")
+    np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "words.npy", np.array([["a"]]))
+    np.save(tmp_path / "line.npy", np.arange(5))
+    (tmp_path / "label.xyz").write_text("1")
+    (tmp_path / "folder.png").mkdir()
+    said = {"hdf.mat": "version 7.3 .HDF5.*save it again", "words.npy": "real numbers", "line.npy": "array .H, W"}
+    return {path: said.get(path.name, "") for path in [*tmp_path.iterdir(), tmp_path / "absent.png"]}
+
+
+def test_broken_files_are_named(tmp_path):
+    files = broken(tmp_path)
+    assert len(files) == 19
+    for path, said in files.items():
+        with pytest.raises(DataError, match=f"{path.name}.*{said}"):
+            read_array(path)
+        if path.suffix in (".png", ".jpg"):
+            with pytest.raises(DataError, match=path.name):
+                read_rgb(path)
+    with pytest.raises(FileNotFoundError, match=r"No file .*absent\.png"):
+        read_array(tmp_path / "absent.png")
+
+
+def test_bit_depth(tmp_path):
+    values = np.full((4, 4), 9, np.uint8)
+    writers.picture(tmp_path / "8.png", values)
+    writers.picture(tmp_path / "16.png", values.astype(np.uint16))
+    with pytest.raises(DataError, match=r"8.png.*expected 16 bits per channel, got 8"):
+        read_array(tmp_path / "8.png", bits=16)
+    with pytest.raises(DataError, match=r"16.png.*expected 8 bits per channel, got 16"):
+        read_array(tmp_path / "16.png", bits=8)
+    writers.picture(tmp_path / "rgba.png", np.zeros((4, 4, 4), np.uint8))
+    with pytest.raises(DataError, match="mode 'RGBA'"):
+        read_array(tmp_path / "rgba.png")
+    # Three channels of 16 bits, which Pillow does not write, and reads as 8.
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(13)))]
+    (tmp_path / "rgb16.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+            for name, body in [*chunks, (b"IEND", b"")]
+        )
+    )
+    assert Image.open(tmp_path / "rgb16.png").mode == "RGB"
+    with pytest.raises(DataError, match=r"several channels of 16 bits.*save it as \.npy"):
+        read_array(tmp_path / "rgb16.png")
+
+
+def test_images_as_arrays(tmp_path):
+    photo = data.astronaut()[:20, :20]
+    for name, values in {"bytes": photo, "floats": photo / 255, "over": photo / 255 + 0.001}.items():
+        writers.array(tmp_path / f"{name}.npy", values)
+        assert np.array_equal(read_rgb(tmp_path / f"{name}.npy"), photo)
+    for values in (photo / 127.0, photo[:, :, 0], photo.astype(np.int32), np.full((2, 2, 3), np.nan)):
+        writers.array(tmp_path / "bad.npy", values)
+        with pytest.raises(DataError, match=r"bad.npy"):
+            read_rgb(tmp_path / "bad.npy")
+
+
+def test_scipy_is_asked_for_by_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(ImportError, match=r"pip install 'demt\[data\]'"):
+        load_mat(b"", tmp_path / "a.mat")
