@@ -12,6 +12,7 @@ from rich.progress import track
 from demt.cli_benchmark import benchmark
 from demt.cli_boundary import eval_boundary
 from demt.cli_common import console, errors, friendly_errors
+from demt.cli_export import export, parse_size
 from demt.cli_fetch import fetch
 from demt.cli_info import info
 from demt.cli_list import list_models
@@ -57,19 +58,29 @@ def predict(
     max_size: Annotated[
         int | None, typer.Option(min=1, help="Longest side the network runs at; by default as in training.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size that run at once.")] = 4,
+    tile: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Run at the image's own size, in blended tiles of this size, e.g. 512x1024."),
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(min=0, help="Pixels that neighbouring tiles share; by default a quarter.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size, or tiles, that run at once.")] = 4,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, mps …")] = "cpu",
 ) -> None:
     """Predict every task of a model on images: a picture per task, a panel, and the values in one .npz, per image."""
     with friendly_errors():
         from demt.save import save_predictions
 
+        tiles = None if tile is None else parse_size("--tile", tile)
         where = _device(device)
         network = _load(model, random_weights).to(where)
         note = "Random weights: these pictures show what comes out, and mean nothing." if random_weights else None
         if note:
             errors.print(f"[yellow]{note}[/yellow]")
-        jobs = save_predictions(network, images, out, max_size=max_size, batch_size=batch_size, note=note)
+        jobs = save_predictions(
+            network, images, out, max_size=max_size, tile=tiles, overlap=overlap, batch_size=batch_size, note=note
+        )
         written = list(track(jobs, "Predicting", total=len(images), console=errors, disable=not errors.is_terminal))
         for panel in written:
             console.print(str(panel), soft_wrap=True, highlight=False)
@@ -100,6 +111,7 @@ def convert(
         console.print(f'Written to {folder}; load with demt.create_model("local-dir:{folder}")', soft_wrap=True)
 
 
+app.command()(export)
 app.command("eval-boundary")(eval_boundary)
 app.command()(benchmark)
 app.command("fetch")(fetch)

@@ -14,23 +14,39 @@ from demt.images import ImageLike, prepare, read_image
 from demt.models import MultiTaskModel
 from demt.ops.resize import resize
 from demt.tasks import Task
+from demt.tiles import predict_tiled
 
 Prediction: TypeAlias = "dict[str, NDArray[Any]]"
+Tiles: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 
 
 @overload
 def predict(  # type: ignore[overload-overlap]
-    model: MultiTaskModel, image: ImageLike, *, max_size: int | None = ..., batch_size: int = ...
+    model: MultiTaskModel,
+    image: ImageLike,
+    *,
+    max_size: int | None = ...,
+    tile: int | tuple[int, int] | None = ...,
+    overlap: int | None = ...,
+    batch_size: int = ...,
 ) -> Prediction: ...
 @overload
 def predict(
-    model: MultiTaskModel, image: Sequence[ImageLike], *, max_size: int | None = ..., batch_size: int = ...
+    model: MultiTaskModel,
+    image: Sequence[ImageLike],
+    *,
+    max_size: int | None = ...,
+    tile: int | tuple[int, int] | None = ...,
+    overlap: int | None = ...,
+    batch_size: int = ...,
 ) -> list[Prediction]: ...
 def predict(
     model: MultiTaskModel,
     image: ImageLike | Sequence[ImageLike],
     *,
     max_size: int | None = None,
+    tile: int | tuple[int, int] | None = None,
+    overlap: int | None = None,
     batch_size: int = 4,
 ) -> Prediction | list[Prediction]:
     """Predict every task of a model on one image or several.
@@ -40,7 +56,10 @@ def predict(
         image: A path, PIL image, array or tensor (see `demt.images.read_image`), or a list or tuple of them.
         max_size: Longest side, in pixels, at which the network runs; larger images are shrunk for it and predictions
             brought back to the image's size. By default the longer side the model was trained at.
-        batch_size: How many images of one size run at once.
+        tile: Side, or height and width, in pixels, of tiles in which the network runs over the whole image at its own
+            size, instead of on a smaller one. Needs bounded memory whatever the size of the image.
+        overlap: Pixels that neighbouring tiles share and are blended over; by default a quarter of the tile.
+        batch_size: How many images of one size, or tiles of an image, run at once.
 
     Returns:
         Per task, in task order, an array at the image's size: class ids (H, W) for class maps, probabilities (H, W) in
@@ -52,21 +71,49 @@ def predict(
     """
     if not isinstance(model, MultiTaskModel):
         raise ValueError(f"Expected `model` to be a demt model, got {type(model).__name__}; see demt.create_model")
+    for name, value in {"max_size": max_size, "batch_size": batch_size}.items():
+        if value is not None and not _is_count(value):
+            raise ValueError(f"Expected `{name}` to be an integer >= 1, got {value!r}")
+    tiles = _tiles(tile, overlap, max_size)
+    max_size = max(model.pretrained_cfg.input_size[1:]) if max_size is None else max_size
     if isinstance(image, (list, tuple)):
-        return list(_predict_many(model, image, max_size, batch_size))
-    return next(_predict_many(model, [image], max_size, 1))  # type: ignore[list-item]
+        return list(_predict_many(model, image, max_size, tiles, batch_size))
+    return next(_predict_many(model, [image], max_size, tiles, batch_size))  # type: ignore[list-item]
+
+
+def _is_count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _tiles(tile: int | tuple[int, int] | None, overlap: int | None, max_size: int | None) -> Tiles | None:
+    """Tiles' height and width, and the two overlaps."""
+    if tile is None:
+        if overlap is not None:
+            raise ValueError(f"`overlap` is that of tiles: give `tile` too, got overlap={overlap!r} alone")
+        return None
+    if max_size is not None:
+        raise ValueError(f"With `tile` the network runs at the image's own size: leave out max_size={max_size!r}")
+    sides = tile if isinstance(tile, (tuple, list)) else (tile, tile)
+    if len(sides) != 2 or not all(map(_is_count, sides)):
+        raise ValueError(f"Expected `tile` to be an integer >= 1 or (height, width), got {tile!r}")
+    height, width = sides
+    if overlap is None:
+        return (height, width), (height // 4, width // 4)
+    if not (_is_count(overlap, least=0) and overlap < min(sides)):
+        raise ValueError(f"Expected `overlap` to be an integer from 0 to less than the tile, got {overlap!r}")
+    return (height, width), (overlap, overlap)
 
 
 def _predict_many(
-    model: MultiTaskModel, images: Sequence[ImageLike], max_size: int | None, batch_size: int
+    model: MultiTaskModel, images: Sequence[ImageLike], max_size: int, tiles: Tiles | None, batch_size: int
 ) -> Iterator[Prediction]:
-    for name, value in {"max_size": max_size, "batch_size": batch_size}.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"Expected `{name}` to be an integer >= 1, got {value!r}")
-    max_size = max(model.pretrained_cfg.input_size[1:]) if max_size is None else max_size
     was_training = model.training
     model.eval()
     try:
+        if tiles is not None:
+            for image in images:
+                yield predict_tiled(model, read_image(image), *tiles, batch_size)
+            return
         for start in range(0, len(images), batch_size):
             yield from _predict_batch(model, images[start : start + batch_size], max_size)
     finally:

@@ -24,6 +24,8 @@ def save_predictions(
     folder: Path,
     *,
     max_size: int | None = None,
+    tile: tuple[int, int] | None = None,
+    overlap: int | None = None,
     batch_size: int = 4,
     note: str | None = None,
 ) -> Iterator[Path]:
@@ -41,7 +43,7 @@ def save_predictions(
     stems = _unique_stems(paths)
     for start in range(0, len(paths), batch_size):
         images = [read_image(path) for path in paths[start : start + batch_size]]
-        predictions = predict(model, images, max_size=max_size, batch_size=batch_size)
+        predictions = predict(model, images, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
         for stem, image, prediction in zip(stems[start:], images, predictions):
             yield _save(model, image, prediction, folder, stem, note)
 

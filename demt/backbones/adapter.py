@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demt.ops.resize import resize
+from demt.ops.resize import ceil_div, is_symbolic, missing, resize
 
 STRIDES = (4, 8, 16, 32)
 
@@ -39,7 +39,7 @@ class FeatureBackbone:
             return levels
         height, width = images.shape[-2:]
         nearest = [min(range(len(levels)), key=lambda i: abs(self._tap_strides[i] - s)) for s in self.strides]
-        return [resize(levels[i], (-(-height // s), -(-width // s))) for i, s in zip(nearest, self.strides)]
+        return [resize(levels[i], (ceil_div(height, s), ceil_div(width, s))) for i, s in zip(nearest, self.strides)]
 
     def _levels(self, images: Tensor) -> list[Tensor]:
         height, width = images.shape[-2:]
@@ -54,7 +54,7 @@ class FeatureBackbone:
                 f"timm's {self._parents[1].__name__} cannot take images of {height}x{width} pixels ({error}); build it "
                 "for that size with backbone_kwargs={'img_size': (height, width)}, or choose another backbone"
             ) from error
-        return [m[..., : -(-height // s), : -(-width // s)] for m, s in zip(maps, self._tap_strides)]
+        return [crop(m, ceil_div(height, s), ceil_div(width, s)) for m, s in zip(maps, self._tap_strides)]
 
     def _intermediates(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.forward_intermediates(  # type: ignore[attr-defined]
@@ -102,8 +102,15 @@ def adopt(
 def pad_to_multiple(maps: Tensor, multiple: int) -> Tensor:
     """Zero-pad maps (..., H, W) at the bottom and right so that both sides are multiples of `multiple`."""
     height, width = maps.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    return F.pad(maps, (0, right, 0, bottom)) if bottom or right else maps
+    bottom, right = missing(height, multiple), missing(width, multiple)
+    if not is_symbolic(bottom, right) and bottom == right == 0:
+        return maps
+    return F.pad(maps, (0, right, 0, bottom))
+
+
+def crop(maps: Tensor, height: int, width: int) -> Tensor:
+    """The upper left part of maps (..., H, W). Slices with symbols would be clamped to the map's size."""
+    return maps.narrow(-2, 0, height).narrow(-1, 0, width)
 
 
 def replace_parameter(module: nn.Module, name: str, value: Tensor) -> None:

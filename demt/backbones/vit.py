@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demt.backbones.adapter import FeatureBackbone, adopt, replace_parameter
+from demt.backbones.adapter import FeatureBackbone, adopt, pad_to_multiple, replace_parameter
+from demt.ops.resize import is_symbolic
 
 
 class ViTBackbone(FeatureBackbone):
     """Raw outputs of four blocks, evenly spread, as maps at the patch stride; images are padded at the end."""
 
     def _levels(self, images: Tensor) -> list[Tensor]:
-        return self._intermediates(images)
+        return self._intermediates(pad_to_multiple(images, self.strides[0]))
 
 
 class ReleasedViTBackbone(ViTBackbone):
@@ -28,7 +29,7 @@ class ReleasedViTBackbone(ViTBackbone):
         batch, height, width, channels = x.shape
         prefix, grid = model.pos_embed[:, :1], model.pos_embed[:, 1:]
         rows, columns = model.patch_embed.grid_size
-        if (height, width) != (rows, columns):
+        if is_symbolic(height, width) or (height, width) != (rows, columns):
             grid = grid.reshape(1, rows, columns, channels).permute(0, 3, 1, 2)
             grid = F.interpolate(grid.float(), size=(height, width), mode="bicubic", align_corners=False).to(grid)
             grid = grid.flatten(2).transpose(1, 2)
@@ -53,7 +54,7 @@ def create_vit(name: str, *, pretrained: bool, in_chans: int, released: bool = F
         pretrained=pretrained,
         in_chans=in_chans,
         num_classes=0,
-        **{"dynamic_img_size": True, "dynamic_img_pad": True, "global_pool": "", **kwargs},
+        **{"dynamic_img_size": True, "global_pool": "", **kwargs},
     )
     if released:
         _fold_patch_bias(model)

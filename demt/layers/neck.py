@@ -12,7 +12,7 @@ from demt.layers.checks import check_maps, check_positive
 from demt.layers.linear import Linear
 from demt.layers.tokens import channels_first, channels_last
 from demt.ops import linear
-from demt.ops.resize import resize
+from demt.ops.resize import missing, resize
 
 
 class Neck(nn.Module):
@@ -109,7 +109,7 @@ class PatchNeck(Neck):
 
 def _upsample_then_convolve(level: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
     patch = weight.shape[-1]
-    full = F.pad(resize(level, (height, width)), (0, -width % patch, 0, -height % patch))
+    full = F.pad(resize(level, (height, width)), (0, missing(width, patch), 0, missing(height, patch)))
     return F.conv2d(full, weight, stride=patch)
 
 
@@ -127,7 +127,7 @@ def _interpolation(source: int, target: int, patch: int, like: Tensor) -> Tensor
     """Weights (patches, p, source) of bilinear upsampling to `target` positions, zero in the padding."""
     identity = torch.eye(source, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)[None]
     weights = F.interpolate(identity, size=target, mode="linear", align_corners=False)[0]
-    return F.pad(weights, (0, -target % patch)).mT.unflatten(0, (-1, patch)).to(like.dtype)
+    return F.pad(weights, (0, missing(target, patch))).mT.unflatten(0, (-1, patch)).to(like.dtype)
 
 
 class TapNeck(Neck):

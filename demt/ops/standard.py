@@ -1,0 +1,76 @@
+"""The operators in torch's own, for graphs that run without this package (see `demt.export`).
+
+One `grid_sample` whose coordinates come out of the offset convolution ready to use. Unlike the fast paths this holds
+all offsets at once; unlike the reference it is fast in other runtimes.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from demt.ops import mixing, sampling
+from demt.ops.gridsample import FAR, compute_dtype
+
+
+@contextlib.contextmanager
+def standard_operators() -> Iterator[None]:
+    """A context in which `deform_sample` and `deform_mix` are what follows, to capture a graph of them."""
+    with (
+        patch.object(sampling, "_sample_op", deform_sample_standard),
+        patch.object(mixing, "_mix_op", deform_mix_standard),
+    ):
+        yield
+
+
+def deform_sample_standard(x: Tensor, offset: Tensor) -> Tensor:
+    """`demt.ops.deform_sample` of validated arguments."""
+    batch, _, height, width = x.shape
+    groups = offset.shape[1] // 2
+    pairs = offset.to(compute_dtype(x.dtype)).reshape(batch * groups, 2, height, width).flip(1)
+    return _sample(x, pairs * _scale(pairs)[:, None, None])
+
+
+def deform_mix_standard(
+    x: Tensor, hidden: Tensor, offset_weight: Tensor, offset_bias: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """`demt.ops.deform_mix` of validated arguments."""
+    batch, _, height, width = x.shape
+    dtype = compute_dtype(x.dtype)
+    groups = offset_weight.shape[0] // 2
+    hidden = hidden.to(dtype)
+    # Scaling and swapping rows and columns in the convolution's weights saves three passes over the offsets. With an
+    # odd number of groups, one pair's rows come from one half of the hidden map, its columns from the other.
+    scale, first = _scale(hidden), groups % 2 == 0
+    into_grid = offset_weight.to(dtype).reshape(groups, 2, 9, 3, 3)
+    constant = offset_bias.to(dtype).reshape(groups, 2)
+    if first:
+        into_grid, constant = into_grid.flip(1), constant.flip(1)
+    else:
+        scale = scale.flip(0)
+    into_grid, constant = into_grid * scale.reshape(2, 1, 1, 1), constant * scale
+    offset = F.conv2d(hidden, into_grid.flatten(0, 1), constant.flatten(), padding=1, groups=2)
+    offset = offset.reshape(batch * groups, 2, height, width)
+    sampled = _sample(x, offset if first else offset.flip(1))
+    return F.conv2d(sampled, weight[:, :, None, None], bias)
+
+
+def _scale(maps: Tensor) -> Tensor:
+    """From pixels to normalised coordinates: columns, then rows."""
+    height, width = maps.shape[-2:]
+    return torch.stack([maps.new_full((), 2 / side) for side in (width, height)])
+
+
+def _sample(x: Tensor, offset: Tensor) -> Tensor:
+    """Sample x (B, C, H, W) at normalised displacements (B * G, 2, H, W) of columns and rows."""
+    height, width = x.shape[-2:]
+    columns, rows = (
+        torch.arange(1 - side, side + 1, 2, device=x.device, dtype=offset.dtype) / side for side in (width, height)
+    )
+    centres = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)])
+    grid = (offset + centres).clamp(-FAR, FAR).permute(0, 2, 3, 1)
+    groups = x.reshape(grid.shape[0], -1, height, width).to(grid.dtype)
+    return F.grid_sample(groups, grid, align_corners=False).reshape(x.shape).to(x.dtype)
