@@ -77,7 +77,7 @@ def test_details():
 
 def test_what_is_fetched_is_shown(fetched):
     assert re.search(r"demt_swin_tiny +here", run("list").stdout)
-    result = run("info", "demt_swin_tiny", width=300)
+    result = run("info", "demt_swin_tiny", width=500)
     assert re.search(rf"Weights +{re.escape(str(fetched))}, on this machine", result.stdout)
     assert re.search(r"Differs +depth 2, not 1; 32\.80 M parameters, not 31\.94 M", result.stdout)
     assert re.search(r"Parameters +32\.80 M \(published: 32\.07 M\)", result.stdout)

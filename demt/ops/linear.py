@@ -50,9 +50,10 @@ def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def _transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, which know torch's operators only."""
+    """Whether something is at work that knows torch's operators only: torch.func, forward mode, a counter of FLOPs."""
     interpreter = torch._C._functorch.peek_interpreter_stack()  # type: ignore[attr-defined]
-    return interpreter is not None or forward_ad._current_level >= 0
+    watched = torch._C._len_torch_dispatch_stack() > 0
+    return interpreter is not None or watched or forward_ad._current_level >= 0
 
 
 @functools.cache
