@@ -30,7 +30,8 @@ class LossOutput(NamedTuple):
         total: Scalar to call ``backward()`` on.
         parts: Each task's loss before weighting.
         weights: Each task's current factor.
-        labelled: Each task's number of labelled pixels in this batch; 0 where the task took no part.
+        labelled: Each task's number of labelled pixels in this batch (with `across_processes`, in those of all
+            processes); 0 where the task took no part.
     """
 
     total: Tensor
@@ -137,7 +138,9 @@ class MultiTaskLoss(nn.Module):
             shares = own / counts.clamp_min(1) * distributed.get_world_size()
             parts = {name: part * share for (name, part), share in zip(parts.items(), shares.unbind())}
         total, weights = self.balancer(torch.stack(list(parts.values())), counts > 0)
-        return LossOutput(total, parts, dict(zip(self.tasks, weights.unbind())), labelled)
+        return LossOutput(
+            total, parts, dict(zip(self.tasks, weights.unbind())), dict(zip(self.tasks, counts.unbind()))
+        )
 
     def step_epoch(self) -> None:
         """Tell the balancing that an epoch is over; only ``"dwa"`` needs to know."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
@@ -55,17 +56,26 @@ def load_recipe(source: str | PathLike[str], overrides: Sequence[str] = ()) -> R
 
 def recipe_from(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from nested mappings and changes; see `load_recipe`."""
-    recipe: Recipe = _build(Recipe, values, "")
+    if not isinstance(values, Mapping):
+        raise ValueError(f"Expected a mapping of names to values, got {values!r}")
+    merged = copy.deepcopy(dict(values))
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"Expected changes as NAME=VALUE, e.g. optim.lr=1e-4, got {override!r}")
+        *parts, last = name.strip().split(".")
+        part = merged
+        for key in parts:
+            if part.get(key) is None:
+                part[key] = {}
+            part = part[key]
+            if not isinstance(part, dict):
+                raise ValueError(f"`{name}` cannot be set: `{key}` is {part!r}")
         try:
-            value = yaml.safe_load(text)
+            part[last] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"The value of {override!r} is not valid YAML: {error}") from error
-        recipe = _replaced(recipe, name.strip().split("."), value, "")
-    return recipe
+    return _build(Recipe, merged, "")  # type: ignore[no-any-return]
 
 
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:
@@ -89,21 +99,6 @@ def _build(cls: Any, values: Any, where: str) -> Any:
         raise ValueError(f"Expected {where or 'a recipe'} to be a mapping of names to values, got {values!r}")
     hints = get_type_hints(cls)
     return cls(**{_known(name, hints, where): _value(hints[name], value, where + name) for name, value in values.items()})
-
-
-def _replaced(part: Any, path: list[str], value: Any, where: str) -> Any:
-    hints = get_type_hints(type(part))
-    name, *rest = path
-    old = getattr(part, _known(name, hints, where))
-    if not rest:
-        new = _value(hints[name], value, where + name)
-    elif dataclasses.is_dataclass(old):
-        new = _replaced(old, rest, value, f"{where}{name}.")
-    elif isinstance(old, dict):
-        new = _value(hints[name], {**old, ".".join(rest): value}, where + name)
-    else:
-        raise ValueError(f"`{where}{name}` is a value and has no `{'.'.join(rest)}`")
-    return dataclasses.replace(part, **{name: new})
 
 
 def _known(name: Any, hints: Mapping[str, Any], where: str) -> str:
