@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,11 +89,10 @@ def parameter_table(model: MultiTaskModel, optimizer: torch.optim.Optimizer) -> 
 
 
 def _part_of(name: str) -> str:
-    """`backbone`, `backbone LoRA`, or a part of the head: `neck`, `mixers.semseg`, `interaction`…"""
+    """The backbone, its low-rank updates, or the part of the head: `neck`, `mixers`, `interaction`…"""
     if name.startswith("backbone."):
         return "backbone, LoRA" if ".lora_" in name else "backbone"
-    found = re.match(r"head\.((?:mixers|queries|heads)\.\w+|\w+)", name)
-    return found[1] if found else name.partition(".")[0]
+    return name.split(".")[1]
 
 
 def _range(rates: list[float]) -> str:
