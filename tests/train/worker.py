@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import traceback
 from pathlib import Path
 
@@ -137,19 +138,27 @@ def train_on_a_full_disk(recipe, limit, report):
         Path(report).write_text(str(error))
 
 
-def train_in_rank(recipe, report):
+def train_in_rank(recipe, report, partial_labels):
     """Train in one of several processes, and keep what came out."""
+    if partial_labels:
+        from demt.train import run as run_module
+        from tests.train.test_loop import open_partial
+
+        run_module.open_dataset = open_partial
     trained = train(recipe, console=quiet())
     if int(os.environ["RANK"]) == 0:
         torch.save({"state": trained.model.state_dict(), "results": trained.results}, report)
 
 
-def two_processes(recipe, report, port):
+def two_processes(recipe, report, partial_labels=False):
     """Train in two processes that talk through gloo."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common |= {"ACCELERATE_USE_CPU": "true"}
     processes = [
-        in_process(train_in_rank, recipe, report, environment={**common, "RANK": rank, "LOCAL_RANK": rank})
+        in_process(train_in_rank, recipe, report, partial_labels, environment={**common, "RANK": rank, "LOCAL_RANK": rank})
         for rank in ("0", "1")
     ]
     codes = [finish(process) for process in processes]
