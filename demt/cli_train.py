@@ -50,17 +50,16 @@ def train(
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model's name, hf-hub:ORG/NAME, or a folder that training wrote.")],
-    data: Annotated[
-        str, typer.Argument(help="Folder of NYUD-v2, PASCAL-Context, Cityscapes or own data; or rooms.")
-    ],
+    data: Annotated[str, typer.Argument(help="Folder of NYUD-v2, PASCAL-Context, Cityscapes or own data; or rooms.")],
     protocol: Annotated[str, typer.Option(help="atrc, invpt or mtdp; Cityscapes: taskprompter, mtmamba, mtan.")] = "",
     split: Annotated[str, typer.Option(help="train or val, of a published data set.")] = "val",
     dataset: Annotated[str, typer.Option(help="nyud, pascal, cityscapes or folder; by default found.")] = "",
     encoding: Annotated[list[str] | None, typer.Option(help="Of own data: TASK=ENCODING, e.g. depth=metres.")] = None,
     ids: Annotated[str | None, typer.Option(help="Of own data: a file of the names to take.")] = None,
-    size: Annotated[
-        tuple[int, int], typer.Option(help="Height and width of rooms; of others, the size to pad to.")
-    ] = (0, 0),
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width of rooms; of others, the size to pad to.")] = (
+        0,
+        0,
+    ),
     length: Annotated[int, typer.Option(min=1, help="Number of rooms.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that run at once; of one size.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data.")] = 0,

@@ -138,9 +138,7 @@ class MultiTaskLoss(nn.Module):
             shares = own / counts.clamp_min(1) * distributed.get_world_size()
             parts = {name: part * share for (name, part), share in zip(parts.items(), shares.unbind())}
         total, weights = self.balancer(torch.stack(list(parts.values())), counts > 0)
-        return LossOutput(
-            total, parts, dict(zip(self.tasks, weights.unbind())), dict(zip(self.tasks, counts.unbind()))
-        )
+        return LossOutput(total, parts, dict(zip(self.tasks, weights.unbind())), dict(zip(self.tasks, counts.unbind())))
 
     def step_epoch(self) -> None:
         """Tell the balancing that an epoch is over; only ``"dwa"`` needs to know."""

@@ -78,7 +78,9 @@ class Checkpoints:
             try:
                 fill(part)
             except RuntimeError as error:
-                raise OSError(f"Cannot write the checkpoint of step {step} into {str(self.folder)!r}: {error}") from error
+                raise OSError(
+                    f"Cannot write the checkpoint of step {step} into {str(self.folder)!r}: {error}"
+                ) from error
             wait()
             if main:
                 (part / PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")

@@ -116,8 +116,10 @@ def seed_all(*numbers: int) -> None:
 def train_loader(dataset: MultiTaskDataset, recipe: Recipe, start: int = 0) -> DataLoader[Sample]:
     """Batches of the run from step `start` to its end: those of all processes, each of ``batch_size / accumulate``."""
     positions = range(start * recipe.batch_size, recipe.steps * recipe.batch_size)
-    batches = BatchSampler(
-        _Draws(len(dataset), positions, recipe.seed), recipe.batch_size // recipe.accumulate, drop_last=False
+    batches: Any = BatchSampler(
+        _Draws(len(dataset), positions, recipe.seed),  # type: ignore[arg-type]
+        recipe.batch_size // recipe.accumulate,
+        drop_last=False,
     )
     return DataLoader(
         _Seeded(dataset, recipe.seed),

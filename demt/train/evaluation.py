@@ -34,7 +34,7 @@ def evaluate(
         model: Evaluated in eval mode; its mode is restored.
         dataset: With a transform that normalises images, e.g. `demt.data.transforms.eval_transform`.
         metrics: Reset first, and filled.
-        criterion: Adds its losses as ``"loss"`` and ``"loss/TASK"``, means over the images.
+        criterion: With fixed weights; adds its losses as ``"loss"`` and ``"loss/TASK"``, means over labelled pixels.
         batch_size: Images of a batch in each process; images of different sizes need 1.
         workers: Processes that load data.
         accelerator: Device, precision and processes; one of its own by default.
@@ -59,7 +59,7 @@ def evaluate(
         collate_fn=dataset.collate,
         num_workers=workers,
     )
-    losses = torch.zeros(len(metrics.tasks) + 2, dtype=torch.float64, device=device)
+    losses = torch.zeros(2, len(metrics.tasks), dtype=torch.float64, device=device)
     try:
         for batch, (_, counted) in zip(loader, shares):
             batch = to_device(batch, device)
@@ -72,8 +72,8 @@ def evaluate(
             metrics.update(outputs, labels)
             if criterion is not None:
                 result = criterion(outputs, labels)
-                values = torch.stack([result.total, *result.parts.values()]).double()
-                losses += torch.cat([values * counted, values.new_tensor([counted])])
+                pixels = torch.stack(list(result.labelled.values())).double()
+                losses += torch.stack([pixels * torch.stack(list(result.parts.values())).double(), pixels])
             if advance is not None:
                 advance(counted)
     finally:
@@ -81,7 +81,9 @@ def evaluate(
             module.training = training
     results = metrics.compute()
     if criterion is not None:
-        summed = accelerator.reduce(losses)
-        total, *parts = (summed[:-1] / summed[-1]).tolist()
-        results |= {"loss": total, **{f"loss/{name}": value for name, value in zip(criterion.tasks, parts)}}
+        sums, pixels = accelerator.reduce(losses)
+        parts = sums / pixels.clamp_min(1)
+        total, _ = criterion.balancer(parts.float(), pixels > 0)
+        results["loss"] = float(total)
+        results |= {f"loss/{name}": value for name, value in zip(criterion.tasks, parts.tolist())}
     return results

@@ -123,9 +123,7 @@ def _steps(run: Run, checkpoints: Checkpoints, progress: dict[str, Any], console
                         draw_samples(run.evaluated, run.val_set, recipe.samples, folder / "samples", done)
                 accelerator.log(found, step=done)
             progress |= {"step": done, "recipe": recipe_dict(recipe)}
-            checkpoints.write(
-                done, run.fill, progress, best=best, main=main, wait=accelerator.wait_for_everyone
-            )
+            checkpoints.write(done, run.fill, progress, best=best, main=main, wait=accelerator.wait_for_everyone)
             window.restart()
     return progress
 

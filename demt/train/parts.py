@@ -69,7 +69,9 @@ def training_mode(model: MultiTaskModel, part: ModelPart) -> None:
 
 def parameter_table(model: MultiTaskModel, optimizer: torch.optim.Optimizer) -> Table:
     """What learns: by part of the model, its parameters, those trained, and their learning rates."""
-    rates = {id(p): group["lr"] * group.get("lr_scale", 1.0) for group in optimizer.param_groups for p in group["params"]}
+    rates = {
+        id(p): group["lr"] * group.get("lr_scale", 1.0) for group in optimizer.param_groups for p in group["params"]
+    }
     rows: dict[str, list[Any]] = {}
     for name, parameter in model.named_parameters():
         row = rows.setdefault(_part_of(name), [0, 0, []])

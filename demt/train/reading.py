@@ -98,7 +98,9 @@ def _build(cls: Any, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
         raise ValueError(f"Expected {where or 'a recipe'} to be a mapping of names to values, got {values!r}")
     hints = get_type_hints(cls)
-    return cls(**{_known(name, hints, where): _value(hints[name], value, where + name) for name, value in values.items()})
+    return cls(
+        **{_known(name, hints, where): _value(hints[name], value, where + name) for name, value in values.items()}
+    )
 
 
 def _known(name: Any, hints: Mapping[str, Any], where: str) -> str:

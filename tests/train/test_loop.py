@@ -14,7 +14,7 @@ from demt.data.transforms import eval_transform
 from demt.metrics import MultiTaskMetrics
 from demt.train import NonFiniteLossError, loop
 from demt.train.data import share_of
-from tests.train.worker import reset, run, tiny, two_processes
+from tests.train.worker import TINY, reset, run, tiny, two_processes
 
 SIX = "data.tasks=[semseg,human_parts,sal,normals,depth,edge]"
 
@@ -49,19 +49,42 @@ def rows(path):
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
+class Blocks(SyntheticRooms):
+    """Rooms of 3 x 4 pixels, each drawn as a block of 16 x 16: the network's grid of stride 4 can hold that exactly."""
+
+    def read(self, index):
+        sample = super().read(index)
+        for name, value in sample.items():
+            if name != "id":
+                large = value.repeat_interleave(16, -2).repeat_interleave(16, -1)
+                if name != "image":
+                    inside = (torch.arange(large.shape[-1]) % 16 - 7.5).abs() < 4
+                    large[..., ~inside] = 255
+                    large[..., ~inside[:48], :] = 255
+                sample[name] = type(value)(large)
+        return sample
+
+
 def test_one_batch_is_learnt_by_heart(tmp_path):
-    changes = ["data.length=2", "batch_size=2", "data.augment=false", "optim.lr=1e-2", "optim.weight_decay=0"]
-    changes += ["model.args.backbone=test_resnet.r160_in1k", "model.args.width=32", "model.freeze_norm=true"]
-    run(tiny(tmp_path / "run", SIX, *changes, "steps=150", "save_every=1000", "eval_every=1000", "log_every=1"))
+    data = Blocks((3, 4), 2, transform=eval_transform())
+    changes = ["batch_size=2", "optim.lr=5e-3", "optim.weight_decay=0", "optim.warmup=10", "model.freeze_norm=true"]
+    changes += ["save_every=1000", "eval_every=1000", "log_every=1", "steps=120", "data.eval_batch_size=1"]
+    run(tiny(tmp_path / "run", *changes), train_set=data, val_set=data)
     first, *_, last = rows(tmp_path / "run/train.csv")
     print({name: (round(first[name], 4), round(last[name], 4)) for name in first if name.startswith("loss/")})
     for name in first:
         if name.startswith("loss/"):
-            assert last[name] < 0.1 * first[name], name
+            assert last[name] < 0.05 * first[name], name
 
 
 def test_two_processes_equal_one_with_partial_labels(tmp_path, monkeypatch):
-    changes = ["model.freeze_norm=true", "data.augment=false", "ema=0.5", "balancing=uncertainty", "optim.name=momentum"]
+    changes = [
+        "model.freeze_norm=true",
+        "data.augment=false",
+        "ema=0.5",
+        "balancing=uncertainty",
+        "optim.name=momentum",
+    ]
     changes += ["eval_every=3", "data.val_length=5", "steps=4"]
     monkeypatch.setattr("demt.train.run.open_dataset", open_partial)
     one = run(tiny(tmp_path / "one", *changes))
@@ -117,7 +140,11 @@ def test_a_part_learns(tmp_path, backbone):
     saved = demt.create_model(f"local-dir:{tmp_path / 'run' / 'last'}").eval().state_dict()
     names = {name.replace(".base_layer", "") for name in start if ".lora_" not in name}
     assert set(saved) == names
-    moved = {name for name in start if ".lora_" not in name and not torch.equal(saved[name.replace(".base_layer", "")], start[name])}
+    moved = {
+        name
+        for name in start
+        if ".lora_" not in name and not torch.equal(saved[name.replace(".base_layer", "")], start[name])
+    }
     backbones = {name for name in moved if name.startswith("backbone.")}
     if backbone == "freeze":
         assert not backbones
@@ -129,7 +156,7 @@ def test_a_part_learns(tmp_path, backbone):
         plain = demt.create_model(f"local-dir:{tmp_path / 'run' / 'last'}").eval()
         for name, maps in trained.model.eval()(image).items():
             torch.testing.assert_close(plain(image)[name], maps, rtol=1e-4, atol=1e-4)
-    assert {"head.heads.depth.logits.weight"} & moved or any(name.startswith("head.heads.") for name in moved)
+    assert any(name.startswith("head.heads.") for name in moved)
 
 
 def test_lora_needs_linear_layers(tmp_path):
@@ -151,7 +178,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_step", step)
     recipe = tiny(tmp_path / "run", "save_every=3", "steps=9")
     # After the first epoch labels and logits are no longer checked by the criterion.
-    with pytest.raises(NonFiniteLossError, match=r"loss of depth is not finite at step 4, on the samples \['0-") as raised:
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss of depth is not finite at step 4, on the samples \['0-"
+    ) as raised:
         run(recipe)
     assert (raised.value.step, raised.value.tasks, len(raised.value.ids)) == (4, ["depth"], 4)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_0000003"]
@@ -181,7 +210,7 @@ def test_every_sample_is_evaluated_once(length, processes, batch_size):
 
 def test_commands(tmp_path):
     reset()
-    changes = [change for change in tiny_changes(tmp_path / "run")]
+    changes = [*TINY, f"out={tmp_path / 'run'}"]
     result = CliRunner().invoke(app, ["train", "rooms", *changes, "steps=2"])
     assert result.exit_code == 0, result.output
     assert "step 2: total" in result.output
@@ -201,12 +230,6 @@ def test_commands(tmp_path):
     assert "lr: 1.0e-05" in result.output
     result = CliRunner().invoke(app, ["eval", str(tmp_path / "run/last"), str(tmp_path / "nowhere")])
     assert "No folder" in result.output
-
-
-def tiny_changes(out):
-    from tests.train.worker import TINY
-
-    return [*TINY, f"out={out}"]
 
 
 @pytest.mark.slow

@@ -158,7 +158,9 @@ def two_processes(recipe, report, partial_labels=False):
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common |= {"ACCELERATE_USE_CPU": "true"}
     processes = [
-        in_process(train_in_rank, recipe, report, partial_labels, environment={**common, "RANK": rank, "LOCAL_RANK": rank})
+        in_process(
+            train_in_rank, recipe, report, partial_labels, environment={**common, "RANK": rank, "LOCAL_RANK": rank}
+        )
         for rank in ("0", "1")
     ]
     codes = [finish(process) for process in processes]
