@@ -1,7 +1,7 @@
 """Checkpoints of a run: folders that are whole or absent, and the links `last` and `best` to two of them.
 
-``checkpoints/step_0000100/`` holds config.json, model.safetensors and a model card, as `save_pretrained` writes them, of
-the weights that were evaluated (the average, where there is one); ``progress.json``; and ``state/``, what Accelerate
+``checkpoints/step_0000100/`` holds config.json, model.safetensors and a model card, as `save_pretrained` writes them,
+of the weights that were evaluated (the average, where there is one); ``progress.json``; and ``state/``, what Accelerate
 needs to go on: trained weights, optimiser, gradient scaler, averages.
 """
 

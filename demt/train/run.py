@@ -45,8 +45,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     parts = accelerator.num_processes * recipe.accumulate
     if recipe.batch_size % parts:
         raise ValueError(
-            f"Expected `batch_size` to be a multiple of {accelerator.num_processes} processes times {recipe.accumulate} "
-            f"accumulated parts, got {recipe.batch_size}"
+            f"Expected `batch_size` to be a multiple of {accelerator.num_processes} processes times "
+            f"{recipe.accumulate} accumulated parts, got {recipe.batch_size}"
         )
     if accelerator.distributed_type == DistributedType.FSDP and (recipe.ema is not None or recipe.balancing != "fixed"):
         raise ValueError("FSDP works without `ema` and with `balancing: fixed`; turn them off, or use DDP")
