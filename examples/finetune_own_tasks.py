@@ -1,8 +1,8 @@
 """Fine-tuning on data and tasks of one's own, with labels of which some are missing.
 
-``python examples/finetune_own_tasks.py`` writes a small data set as folders of pictures (rooms: where people are, a task
-of its own, and depth, which every second image lacks), trains on it, and evaluates; a minute on a CPU. With your own
-folders, and published weights instead of the small model's random ones, the same recipe is
+``python examples/finetune_own_tasks.py`` writes a small data set as folders of pictures (rooms: where people are, a
+task of its own, and depth, which every second image lacks), trains on it, and evaluates, in minutes on a CPU. With your
+own folders, and published weights instead of the small model's random ones, the same recipe is
 ``demt train finetune data.root=… model.name=…``.
 """
 
