@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +15,12 @@ from demt.cli_export import export, parse_size
 from demt.cli_fetch import fetch
 from demt.cli_info import info
 from demt.cli_list import list_models
+from demt.cli_load import load_model
 from demt.cli_publish import publish
+from demt.cli_train import evaluate, train
 
 if TYPE_CHECKING:
     import torch
-
-    from demt.models import MultiTaskModel
 
 app = typer.Typer(
     name="demt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
@@ -74,7 +73,7 @@ def predict(
 
         tiles = None if tile is None else parse_size("--tile", tile)
         where = _device(device)
-        network = _load(model, random_weights).to(where)
+        network = load_model(model, random_weights).to(where)
         note = "Random weights: these pictures show what comes out, and mean nothing." if random_weights else None
         if note:
             errors.print(f"[yellow]{note}[/yellow]")
@@ -118,6 +117,8 @@ app.command("fetch")(fetch)
 app.command("list")(list_models)
 app.command("info")(info)
 app.command("publish")(publish)
+app.command("train")(train)
+app.command("eval")(evaluate)
 
 
 def _device(name: str) -> torch.device:
@@ -127,33 +128,3 @@ def _device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"Cannot run on --device {name!r}: {str(error).splitlines()[0]}") from error
-
-
-def _load(name: str, random_weights: bool) -> MultiTaskModel:
-    import torch
-
-    import demt
-    from demt.availability import weights_of
-    from demt.hub import HUB, LOCAL
-
-    path = Path(name)
-    network: torch.nn.Module
-    located = name.startswith((HUB, LOCAL))
-    if random_weights and (located or path.exists()):
-        raise ValueError(f"{name!r} brings its own weights: drop --random-weights")
-    if located:
-        network = demt.MultiTaskModel.from_pretrained(name)
-    elif path.is_dir():
-        network = demt.MultiTaskModel.from_pretrained(path)
-    elif path.is_file():
-        network = demt.load_released(path)
-    elif os.sep in name or path.suffix in (".ckpt", ".pth", ".tar", ".pt"):
-        raise FileNotFoundError(f"No folder or checkpoint at {name!r}")
-    else:
-        torch.manual_seed(0)
-        if not random_weights and demt.is_model(name) and weights_of(name) is None:
-            raise ValueError(f"There are no weights for {name!r} yet; add --random-weights to try it without")
-        network = demt.create_model(name, pretrained=not random_weights)
-    if not isinstance(network, demt.MultiTaskModel):
-        raise ValueError(f"{name!r} holds no whole model")
-    return network

@@ -75,12 +75,14 @@ def _table(names: list[str], details: bool) -> Table:
     table.add_column("model", no_wrap=True)
     for column in ("M params", "GMACs", "at") if details else ():
         table.add_column(column, justify="right")
-    for dataset in DATASETS:
+    # The data sets that models have tags for.
+    datasets = [d for d in DATASETS if any(d in tags for tags in lines.values())]
+    for dataset in datasets:
         table.add_column(dataset)
     for line in track(lines, "Counting", console=errors, transient=True, disable=not (details and errors.is_terminal)):
         tags = lines[line]
         costs = _costs(next(iter(tags.values()))) if details else ()
-        table.add_row(line, *costs, *(_mark(weights_of(tags[d])) if d in tags else "" for d in DATASETS))
+        table.add_row(line, *costs, *(_mark(weights_of(tags[d])) if d in tags else "" for d in datasets))
     return table
 
 

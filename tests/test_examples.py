@@ -1,6 +1,7 @@
 """Every example runs, and what it claims to learn it learns."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,11 @@ import pytest
 EXAMPLES = {file.stem: file for file in sorted((Path(__file__).parents[1] / "examples").glob("*.py"))}
 
 
+NEEDS = {"finetune_own_tasks": "accelerate", "lightning_module": "lightning"}
+
+
 def load(name):
+    pytest.importorskip(NEEDS.get(name, "torch"))
     spec = importlib.util.spec_from_file_location(name, EXAMPLES[name])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -18,7 +23,7 @@ def load(name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_runs(name, capsys):
     load(name).main(steps=1)
-    assert "step 0: total" in capsys.readouterr().out
+    assert re.search(r"step [01]: total", capsys.readouterr().out)
 
 
 def test_custom_task_learns(capsys):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from demt.labels import (
     check_shapes,
@@ -30,7 +30,8 @@ class LossOutput(NamedTuple):
         total: Scalar to call ``backward()`` on.
         parts: Each task's loss before weighting.
         weights: Each task's current factor.
-        labelled: Each task's number of labelled pixels in this batch; 0 where the task took no part.
+        labelled: Each task's number of labelled pixels in this batch (with `across_processes`, in those of all
+            processes); 0 where the task took no part.
     """
 
     total: Tensor
@@ -48,6 +49,8 @@ class MultiTaskLoss(nn.Module):
 
     With several processes each takes the mean over its own labelled pixels and gradients are averaged over all
     processes, also over those without labels for a task: a pixel counts for more on a process with fewer of them.
+    With `across_processes` every pixel counts alike: losses and gradients are those of one process with all images.
+    (The balance of foreground and background in saliency's loss stays that of each process's images.)
 
     Args:
         tasks: As for `demt.tasks.resolve_tasks`: ``"nyud"``, or a mapping from task name to channels or `Task`.
@@ -57,6 +60,8 @@ class MultiTaskLoss(nn.Module):
             optimiser, and wrap it in DistributedDataParallel, too); ``"dwa"`` (dynamic weight average; call
             `step_epoch` after each epoch). Gradient-based balancing: `demt.losses.jacobian_backward`.
         temperature: Of ``"dwa"``.
+        across_processes: Weigh each process's losses by its share of all labelled pixels, times the number of
+            processes: the mean over processes is then the mean over all pixels. Call it on every process.
         validate: Check values of labels and logits in every call. This waits for the device once a step; shapes are
             checked in any case.
 
@@ -78,10 +83,12 @@ class MultiTaskLoss(nn.Module):
         weights: Mapping[str, float] | None = None,
         balancing: Balancing = "fixed",
         temperature: float = 2.0,
+        across_processes: bool = False,
         validate: bool = True,
     ) -> None:
         super().__init__()
         self.tasks = resolve_tasks(tasks)
+        self.across_processes = across_processes
         self.validate = validate
         self._functions = {name: LOSSES.get(task.loss, name) for name, task in self.tasks.items()}
         if unknown := sorted(set(weights or {}) - set(self.tasks)):
@@ -124,9 +131,14 @@ class MultiTaskLoss(nn.Module):
             if name in prepared:
                 parts[name] = parts[name] + self._part(name, *prepared[name])
                 labelled[name] = valid_mask(prepared[name][1], self.tasks[name].ignore_index).sum()
-        present = torch.stack([count > 0 for count in labelled.values()])
-        total, weights = self.balancer(torch.stack(list(parts.values())), present)
-        return LossOutput(total, parts, dict(zip(self.tasks, weights.unbind())), labelled)
+        counts = torch.stack(list(labelled.values()))
+        if self.across_processes and distributed.is_available() and distributed.is_initialized():
+            own, counts = counts, counts.clone()
+            distributed.all_reduce(counts)
+            shares = own / counts.clamp_min(1) * distributed.get_world_size()
+            parts = {name: part * share for (name, part), share in zip(parts.items(), shares.unbind())}
+        total, weights = self.balancer(torch.stack(list(parts.values())), counts > 0)
+        return LossOutput(total, parts, dict(zip(self.tasks, weights.unbind())), dict(zip(self.tasks, counts.unbind())))
 
     def step_epoch(self) -> None:
         """Tell the balancing that an epoch is over; only ``"dwa"`` needs to know."""

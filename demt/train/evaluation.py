@@ -1,0 +1,89 @@
+"""Evaluation of a model on a data set, in one process or several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from demt.data import MultiTaskDataset
+from demt.losses import MultiTaskLoss
+from demt.metrics import MultiTaskMetrics
+from demt.models import MultiTaskModel
+from demt.train.data import share_of, to_device
+
+
+@torch.no_grad()
+def evaluate(
+    model: MultiTaskModel,
+    dataset: MultiTaskDataset,
+    *,
+    metrics: MultiTaskMetrics,
+    criterion: MultiTaskLoss | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+    accelerator: Accelerator | None = None,
+    forward: Any = None,
+    advance: Any = None,
+) -> dict[str, float]:
+    """Metrics over a data set, every sample counted once, however many processes share the work.
+
+    Args:
+        model: Evaluated in eval mode; its mode is restored.
+        dataset: With a transform that normalises images, e.g. `demt.data.transforms.eval_transform`.
+        metrics: Reset first, and filled.
+        criterion: With fixed weights; adds its losses as ``"loss"`` and ``"loss/TASK"``, means over labelled pixels.
+        batch_size: Images of a batch in each process; images of different sizes need 1.
+        workers: Processes that load data.
+        accelerator: Device, precision and processes; one of its own by default.
+        forward: What is called on a batch's images, by default the model.
+        advance: Called with the number of images after each batch.
+
+    Returns:
+        Values by ``"task/metric"``.
+
+    Raises:
+        ValueError: if labels or logits do not fit, or a task has no label in the data set.
+    """
+    accelerator = accelerator or Accelerator()
+    device = accelerator.device
+    modes = {module: module.training for module in model.modules()}
+    model.to(device).eval()
+    metrics.to(device).reset()
+    shares = list(share_of(len(dataset), accelerator.process_index, accelerator.num_processes, batch_size))
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_sampler=[list(indices) for indices, _ in shares],
+        collate_fn=dataset.collate,
+        num_workers=workers,
+    )
+    losses = torch.zeros(2, len(metrics.tasks), dtype=torch.float64, device=device)
+    try:
+        for batch, (_, counted) in zip(loader, shares):
+            batch = to_device(batch, device)
+            with accelerator.autocast():
+                outputs: dict[str, Tensor] = (forward or model)(batch["image"])
+            if not counted:
+                continue
+            outputs = {name: maps[:counted].float() for name, maps in outputs.items()}
+            labels = {name: batch[name][:counted] for name in metrics.tasks if name in batch}
+            metrics.update(outputs, labels)
+            if criterion is not None:
+                result = criterion(outputs, labels)
+                pixels = torch.stack(list(result.labelled.values())).double()
+                losses += torch.stack([pixels * torch.stack(list(result.parts.values())).double(), pixels])
+            if advance is not None:
+                advance(counted)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    results = metrics.compute()
+    if criterion is not None:
+        sums, pixels = accelerator.reduce(losses)
+        parts = sums / pixels.clamp_min(1)
+        total, _ = criterion.balancer(parts.float(), pixels > 0)
+        results["loss"] = float(total)
+        results |= {f"loss/{name}": value for name, value in zip(criterion.tasks, parts.tolist())}
+    return results

@@ -1,0 +1,106 @@
+"""What a run says: CSV files, Accelerate's loggers, a progress bar or lines, pictures of predictions."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from demt.data import MultiTaskDataset
+from demt.models import MultiTaskModel
+from demt.prediction import predict
+from demt.viz import panel
+
+
+class CsvLog:
+    """Rows of numbers in a CSV file, the step first; rows from a step on are dropped when a run goes back to it.
+
+    Args:
+        path: The file; what it holds of steps up to `start` stays.
+        start: Steps that are done.
+    """
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        rows: list[dict[str, str]] = []
+        if path.exists() and start:
+            with path.open(newline="", encoding="utf-8") as file:
+                # A killed run may have left part of a row.
+                rows = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= start]
+        path.unlink(missing_ok=True)
+        for row in rows:
+            self.write(row)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append a row; the first one settles the columns."""
+        first = not self.columns
+        self.columns = self.columns or list(row)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, extrasaction="ignore", lineterminator="\n")
+            if first:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+class ProgressLog:
+    """A progress bar on a terminal, lines elsewhere.
+
+    Args:
+        console: Where to print.
+        start, steps: Steps done, and of the whole run.
+        shown: Whether this process prints.
+    """
+
+    def __init__(self, console: Console, start: int, steps: int, shown: bool) -> None:
+        self.console, self.shown = console, shown
+        self.live = shown and console.is_terminal
+        columns = MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn(), TextColumn("{task.description}")
+        self.bar = Progress(*columns, console=console, disable=not self.live, transient=True)
+        self.task = self.bar.add_task("", total=steps, completed=start)
+
+    def __enter__(self) -> ProgressLog:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def advance(self) -> None:
+        """One step is done."""
+        self.bar.advance(self.task)
+
+    def report(self, row: Mapping[str, Any]) -> None:
+        """Show a row of the training log."""
+        parts = ", ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss/"))
+        speed = f"{row['steps_per_second']:.2f} steps/s, {100 * row['data_wait']:.0f} % waiting for data"
+        if self.live:
+            self.bar.update(self.task, description=f"total {row['total']:.3f} ({parts}) · {speed}")
+        elif self.shown:
+            line = f"step {row['step']}: total {row['total']:.3f} ({parts}), {speed}"
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self.shown:
+            self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def draw_samples(model: MultiTaskModel, dataset: MultiTaskDataset, count: int, folder: Path, step: int) -> None:
+    """Panels of the predictions on the first samples of a data set, as ``step_0000100_ID.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(min(count, len(dataset))):
+        sample = dataset.read(index)
+        image = sample["image"].as_subclass(torch.Tensor)
+        picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+        prediction = predict(model, image)
+        name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in sample["id"])
+        panel(picture, prediction, model.tasks, note=f"step {step}").save(folder / f"step_{step:07d}_{name}.png")

@@ -1,0 +1,49 @@
+"""Optimiser and schedule of a recipe: timm's, stepped by optimiser steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from demt.models import MultiTaskModel
+from demt.train.recipe import OptimPart
+
+
+def make_optimizer(model: MultiTaskModel, criterion: nn.Module, part: OptimPart) -> torch.optim.Optimizer:
+    """The optimiser of a model's trained parameters and, without weight decay, of a learned balancing's.
+
+    Raises:
+        ValueError: for an unknown optimiser.
+    """
+    options: dict[str, Any] = {"layer_decay": part.layer_decay} if part.layer_decay is not None else {}
+    if part.name in ("sgd", "momentum"):
+        options["momentum"] = part.momentum
+    try:
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+            model,
+            opt=part.name,
+            lr=part.lr,
+            weight_decay=part.weight_decay,
+            filter_bias_and_bn=not part.decay_all,
+            **options,
+        )
+    except ValueError as error:
+        raise ValueError(f"`optim.name` {part.name!r}: {error}") from error
+    if learned := list(criterion.parameters()):
+        optimizer.add_param_group({"params": learned, "lr": part.lr, "weight_decay": 0.0})
+    return optimizer
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, part: OptimPart, steps: int) -> Scheduler:
+    """The learning rate as a function of the number of steps done: ``schedule.step_update(done)`` sets it."""
+    warmup = {"warmup_t": part.warmup, "warmup_lr_init": 0.0, "t_in_epochs": False}
+    if part.schedule == "poly":
+        return PolyLRScheduler(optimizer, t_initial=steps, power=part.power, lr_min=0.0, **warmup)
+    # A constant rate is a cosine that ends where it starts.
+    lowest = part.lr if part.schedule == "constant" else 0.0
+    return CosineLRScheduler(optimizer, t_initial=steps, lr_min=lowest, **warmup)

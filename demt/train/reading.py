@@ -1,0 +1,147 @@
+"""Recipes from YAML files and the command line, with every value checked against the field's type."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from demt.train.recipe import Recipe
+
+_FOLDER = Path(__file__).parent / "recipes"
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with demt."""
+    return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
+
+
+def load_recipe(source: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe, with changes.
+
+    Args:
+        source: A name of `list_recipes`, or a YAML file. What it leaves out has the default of `Recipe`.
+        overrides: Changes as on the command line, ``"optim.lr=1e-4"``; values are YAML.
+
+    Raises:
+        FileNotFoundError: if there is no such recipe or file.
+        ValueError: for an unknown field (with the nearest one) or a value of another type.
+
+    Example:
+        >>> recipe = load_recipe("nyud", ["steps=100", "model.name=demt_swin_small.nyud"])
+        >>> recipe.steps, recipe.optim.lr, recipe.model.name
+        (100, 0.001, 'demt_swin_small.nyud')
+    """
+    path = Path(source)
+    if str(source) in list_recipes():
+        path = _FOLDER / f"{source}.yaml"
+    elif not path.is_file():
+        raise FileNotFoundError(f"No recipe or file {str(source)!r}; recipes are {list_recipes()}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is not valid YAML: {error}") from error
+    try:
+        return recipe_from({} if values is None else values, overrides)
+    except ValueError as error:
+        raise ValueError(f"Recipe {str(source)!r}: {error}") from error
+
+
+def recipe_from(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from nested mappings and changes; see `load_recipe`."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"Expected a mapping of names to values, got {values!r}")
+    merged = copy.deepcopy(dict(values))
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise ValueError(f"Expected changes as NAME=VALUE, e.g. optim.lr=1e-4, got {override!r}")
+        *parts, last = name.strip().split(".")
+        part = merged
+        for key in parts:
+            if part.get(key) is None:
+                part[key] = {}
+            part = part[key]
+            if not isinstance(part, dict):
+                raise ValueError(f"`{name}` cannot be set: `{key}` is {part!r}")
+        try:
+            part[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"The value of {override!r} is not valid YAML: {error}") from error
+    return _build(Recipe, merged, "")  # type: ignore[no-any-return]
+
+
+def recipe_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON and YAML have it: what `recipe_from` takes."""
+    return _plain(dataclasses.asdict(recipe))  # type: ignore[no-any-return]
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """The recipe as a YAML file's text."""
+    return yaml.safe_dump(recipe_dict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _build(cls: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"Expected {where or 'a recipe'} to be a mapping of names to values, got {values!r}")
+    hints = get_type_hints(cls)
+    return cls(
+        **{_known(name, hints, where): _value(hints[name], value, where + name) for name, value in values.items()}
+    )
+
+
+def _known(name: Any, hints: Mapping[str, Any], where: str) -> str:
+    if name not in hints:
+        close = get_close_matches(str(name), list(hints), n=3)
+        hint = f"did you mean {close}?" if close else f"known are {list(hints)}"
+        raise ValueError(f"Unknown name `{where}{name}`; {hint}")
+    return str(name)
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    """`value` as type `hint`; YAML 1.1 reads 1e-4 as text, so numbers may come as such."""
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, f"{name}.")
+    if hint is Any:
+        return value
+    kind = get_origin(hint)
+    if kind in (Union, types.UnionType):
+        if value is None and types.NoneType in get_args(hint):
+            return None
+        (inner,) = [option for option in get_args(hint) if option is not types.NoneType]
+        return _value(inner, value, name)
+    if kind is Literal:
+        # YAML 1.1 reads a bare `no` as False.
+        value = "no" if value is False and "no" in get_args(hint) else value
+        if value not in get_args(hint):
+            raise ValueError(f"Expected `{name}` to be one of {get_args(hint)}, got {value!r}")
+        return value
+    if kind is tuple and isinstance(value, (list, tuple)):
+        inner, *others = get_args(hint)
+        if others != [...] and len(value) != len(get_args(hint)):
+            raise ValueError(f"Expected `{name}` to have {len(get_args(hint))} entries, got {value!r}")
+        return tuple(_value(inner, entry, name) for entry in value)
+    if kind is dict and isinstance(value, Mapping):
+        return {str(key): _value(get_args(hint)[1], entry, f"{name}.{key}") for key, entry in value.items()}
+    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint in (str, int, bool) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    wanted = {tuple: "a list", dict: "a mapping"}.get(kind or hint, getattr(hint, "__name__", str(hint)))
+    raise ValueError(f"Expected `{name}` to be {wanted}, got {value!r}")

@@ -1,0 +1,178 @@
+"""What a training run is made of, as plain values: the content of a recipe's YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from demt.losses.multitask import Balancing
+
+DatasetName = Literal["nyud", "pascal", "cityscapes", "rooms", "folder"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelPart:
+    """Which network, from which weights, and which of its parameters learn.
+
+    Args:
+        name: As for `demt.create_model`: a name, ``local-dir:PATH`` or ``hf-hub:ORG/NAME``.
+        pretrained: Start from the weights of that name.
+        pretrained_backbone: Start from timm's weights of the backbone; not where the whole model has weights.
+        args: Further arguments of `demt.create_model`. The tasks are the data's.
+        backbone: ``"train"``; ``"freeze"`` ("DeGMix-Tuning": in eval mode, only neck, decoder and heads learn); or
+            ``"lora"`` (low-rank updates of its linear layers, through peft).
+        lora_rank, lora_alpha: Rank r of the updates, and their factor ``lora_alpha / r``.
+        freeze_norm: Batch normalisation keeps its running statistics: for batches of very few images.
+        sync_bn: Batch normalisation over all processes, on GPUs.
+        grad_checkpointing: Recompute activations in the backward pass: less memory, more time.
+        compile: Compile the model with torch.compile.
+    """
+
+    name: str = "degmix_swin_tiny.nyud"
+    pretrained: bool = False
+    pretrained_backbone: bool = True
+    args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    backbone: Literal["train", "freeze", "lora"] = "train"
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    freeze_norm: bool = False
+    sync_bn: bool = True
+    grad_checkpointing: bool = False
+    compile: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataPart:
+    """Which images and labels, and how they are prepared.
+
+    Args:
+        dataset: ``"nyud"``, ``"pascal"``, ``"cityscapes"``; ``"folder"``, own data (`demt.data.MultiTaskFolder`); or
+            ``"rooms"``, `demt.data.SyntheticRooms`.
+        root: Folder of the data set.
+        tasks: Own data: channels, or a task's fields, by name. Others: the names to take, as a list; by default all.
+        protocol: Settles size, edge weight and metrics, e.g. ``"atrc"``: see `demt.data.transforms.train_transform`.
+        size: Height and width of training crops (of images, for rooms); by default the published size.
+        augment: Whether training images are augmented; without it they are normalised and padded only.
+        encodings, index, images: Own data: see `demt.data.MultiTaskFolder`.
+        train_ids, val_ids: Own data: which samples train and which evaluate, as a file of names or a list.
+        length, val_length: Rooms: numbers of training and evaluation scenes.
+        layout: Published data sets: see `demt.data.layouts`.
+        on_error: ``"raise"``, or ``"skip"`` broken training samples.
+        workers: Processes that load data, for each training process.
+        eval_batch_size: Images of an evaluation batch in each process; more than 1 needs images of one size.
+    """
+
+    dataset: DatasetName = "folder"
+    root: str = "data"
+    tasks: Any = None
+    protocol: str | None = None
+    size: tuple[int, int] | None = None
+    augment: bool = True
+    encodings: dict[str, str] = dataclasses.field(default_factory=dict)
+    index: str | None = None
+    images: str = "images"
+    train_ids: Any = None
+    val_ids: Any = None
+    length: int = 1000
+    val_length: int = 100
+    layout: str = "auto"
+    on_error: Literal["raise", "skip"] = "raise"
+    workers: int = 2
+    eval_batch_size: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimPart:
+    """How parameters move.
+
+    Args:
+        name: Optimiser, by timm's name: ``"adamw"``; ``"momentum"`` is SGD with momentum, ``"sgd"`` adds Nesterov's.
+        lr: Largest learning rate.
+        weight_decay: Weight decay.
+        decay_all: Decay biases and normalisation, too.
+        momentum: Of SGD; other optimisers keep their own.
+        layer_decay: Factor of the learning rate from each layer of the backbone to the one before; None: one rate.
+        schedule: Of the learning rate, for each step: ``"poly"`` (1 - t/T)^power, ``"cosine"`` or ``"constant"``.
+        power: Of ``"poly"``.
+        warmup: Steps over which the learning rate rises from 0.
+        clip_grad: Largest norm of the gradient; None: any.
+    """
+
+    name: str = "adamw"
+    lr: float = 2e-4
+    weight_decay: float = 0.05
+    decay_all: bool = False
+    momentum: float = 0.9
+    layer_decay: float | None = None
+    schedule: Literal["poly", "cosine", "constant"] = "cosine"
+    power: float = 0.9
+    warmup: int = 0
+    clip_grad: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training run.
+
+    Args:
+        model, data, optim: See `ModelPart`, `DataPart`, `OptimPart`.
+        out: Folder of the run: checkpoints, logs, pictures.
+        steps: Optimiser steps.
+        batch_size: Images of an optimiser step, over all processes and accumulated parts: a recipe means the same on
+            one GPU and on eight.
+        accumulate: Parts in which each process computes its share of a batch.
+        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``, through Accelerate.
+        balancing: See `demt.losses.MultiTaskLoss`.
+        loss_weights: Factors of tasks' losses; others keep their own.
+        ema: Decay of an average of the weights that is evaluated and saved in their place; None: no average.
+        seed: Of everything that is drawn.
+        eval_every, save_every, log_every: Steps between evaluations, checkpoints and log lines; the last step has all.
+        best: What the best checkpoint has: the lowest ``"loss"`` on the evaluation images, or the best value of a
+            metric such as ``"semseg/miou"``.
+        samples: Evaluation images whose predictions are drawn at each evaluation.
+        trackers: Accelerate's names of loggers beside the CSV files: ``"tensorboard"``, ``"wandb"``, …
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    model: ModelPart = dataclasses.field(default_factory=ModelPart)
+    data: DataPart = dataclasses.field(default_factory=DataPart)
+    optim: OptimPart = dataclasses.field(default_factory=OptimPart)
+    out: str = "runs/demt"
+    steps: int = 10_000
+    batch_size: int = 8
+    accumulate: int = 1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    balancing: Balancing = "fixed"
+    loss_weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    ema: float | None = None
+    seed: int = 0
+    eval_every: int = 1000
+    save_every: int = 1000
+    log_every: int = 20
+    best: str = "loss"
+    samples: int = 4
+    trackers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch_size": 1, "accumulate": 1, "seed": 0, "samples": 0}
+        least |= dict.fromkeys(("eval_every", "save_every", "log_every"), 1)
+        at_least = [(name, getattr(self, name), bottom) for name, bottom in least.items()]
+        at_least += [("data.workers", self.data.workers, 0), ("data.eval_batch_size", self.data.eval_batch_size, 1)]
+        at_least += [("optim.warmup", self.optim.warmup, 0), ("model.lora_rank", self.model.lora_rank, 1)]
+        for name, value, bottom in at_least:
+            if value < bottom:
+                raise ValueError(f"Expected `{name}` >= {bottom}, got {value}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"Expected `batch_size` to be a multiple of `accumulate`, got {self.batch_size} and {self.accumulate}"
+            )
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"Expected `ema` in [0, 1) or none, got {self.ema}")
+        if not self.optim.lr > 0 or not self.optim.weight_decay >= 0:
+            raise ValueError(
+                f"Expected `optim.lr` > 0 and `optim.weight_decay` >= 0, got {self.optim.lr}, {self.optim.weight_decay}"
+            )
+        if self.optim.warmup >= self.steps:
+            raise ValueError(f"Expected `optim.warmup` below `steps` ({self.steps}), got {self.optim.warmup}")
