@@ -10,8 +10,8 @@ from rich.progress import track
 
 from demt.cli_benchmark import benchmark
 from demt.cli_boundary import eval_boundary
-from demt.cli_common import console, errors, friendly_errors
-from demt.cli_export import export, parse_size
+from demt.cli_common import console, errors, friendly_errors, parse_size
+from demt.cli_export import export
 from demt.cli_fetch import fetch
 from demt.cli_info import info
 from demt.cli_list import list_models

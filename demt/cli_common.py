@@ -21,3 +21,11 @@ def friendly_errors() -> Iterator[None]:
     except (ValueError, OSError, ImportError) as error:
         errors.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise typer.Exit(1) from error
+
+
+def parse_size(option: str, text: str) -> tuple[int, int]:
+    """Height and width of ``"480x640"``; one number is both."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise ValueError(f"Expected {option} as HEIGHTxWIDTH in pixels, such as 480x640, got {text!r}")
+    return int(sides[0]), int(sides[-1])

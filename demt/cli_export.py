@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from demt.cli_common import console, errors, friendly_errors
+from demt.cli_common import console, errors, friendly_errors, parse_size
 
 
 class FormatChoice(str, Enum):
@@ -20,7 +20,7 @@ class FormatChoice(str, Enum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A model's name, a folder, or a checkpoint of the released code.")],
+    model: Annotated[str, typer.Argument(help="A model's name, hf-hub:ORG/NAME, a folder, or a released checkpoint.")],
     out: Annotated[Path, typer.Argument(help="File to write, ending in .onnx or .pt2.")],
     format: Annotated[
         FormatChoice | None,
@@ -69,11 +69,3 @@ def export(
         soft_wrap=True,
         highlight=False,
     )
-
-
-def parse_size(option: str, text: str) -> tuple[int, int]:
-    """Height and width of ``"480x640"``; one number is both."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise ValueError(f"Expected {option} as HEIGHTxWIDTH in pixels, such as 480x640, got {text!r}")
-    return int(sides[0]), int(sides[-1])

@@ -18,6 +18,8 @@ from demt.fusing import FusedModel, fuse
 from demt.models import MultiTaskModel
 from demt.tasks import Task
 
+__all__ = ["ExportError", "Exported", "describe", "export"]
+
 Format = Literal["onnx", "pt2", "aoti"]
 
 #: Largest difference from the model that a file may have, in standard deviations of a task's logits.

@@ -62,7 +62,8 @@ def predict_tiled(
     height, width = image.shape[1:]
     align = max(model.backbone.strides)
     across, along = windows(width, tile[1], overlap[1], align), windows(height, tile[0], overlap[0], align)
-    band = _Band(max(bottom - top for top, bottom in along), width, turned)
+    weight = torch.zeros(max(bottom - top for top, bottom in along), width, device=next(model.parameters()).device)
+    band = _Band(weight, turned)
     for top, bottom in along:
         band.move_to(top, model.tasks, views)
         rows = _ramp(top, bottom, height, overlap[0])
@@ -82,15 +83,15 @@ def predict_tiled(
 class _Band:
     """Weighted means of the tiles seen so far, for the rows of the image that are not finished."""
 
-    def __init__(self, height: int, width: int, turned: bool) -> None:
-        self.top, self.turned = 0, turned
+    def __init__(self, weight: Tensor, turned: bool) -> None:
+        self.top, self.weight, self.turned = 0, weight, turned
         self.means: dict[str, Tensor] = {}
-        self.weight = torch.zeros(height, width)
 
     def shares(self, areas: list[Area], weights: list[Tensor]) -> list[Tensor]:
         """What each of these tiles, one after the other, contributes to the mean."""
         shares = []
         for area, weight in zip(areas, weights):
+            weight = weight.to(self.weight.device)
             self.weight[area] += weight
             shares.append(weight / self.weight[area])
         return shares
@@ -105,7 +106,7 @@ class _Band:
         for values, area, share in zip(maps, areas, shares):
             mean = self.means[name][:, area[0], area[1]]
             share = share.mT.contiguous().mT if self.turned else share
-            mean += values.sub_(mean).mul_(share.to(values.device))
+            mean += values.sub_(mean).mul_(share)
 
     def move_to(self, top: int, tasks: Mapping[str, Task], outputs: dict[str, NDArray[Any]]) -> None:
         """Finish the rows above row `top` of the image, and forget them."""
@@ -113,9 +114,8 @@ class _Band:
         if count == 0:
             return
         for name, mean in self.means.items():
-            finished = (
-                _finish(tasks[name], mean[:, :count].mT).mT if self.turned else _finish(tasks[name], mean[:, :count])
-            )
+            rows = mean[:, :count]
+            finished = _finish(tasks[name], rows.mT).mT if self.turned else _finish(tasks[name], rows)
             outputs[name][..., self.top : top, :] = finished.cpu().numpy()
         for kept in (self.weight, *self.means.values()):
             rest = kept.shape[-2] - count

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 import demt
 from demt import export_formats
-from demt.capture import ExportError, Outputs, capture
+from demt.capture import Outputs, capture
 from demt.cli import app
-from demt.export import export
+from demt.export import ExportError, export
 from tests.conftest import deviation
 
 TASKS = {"semseg": 5, "sal": 2, "normals": 3, "edge": 1}
