@@ -13,7 +13,7 @@ from torch import Tensor
 from demt import released_names as names
 from demt.config import ModelConfig
 from demt.models.variants import FAMILIES, variant
-from demt.tasks import BUILTIN, DATASETS, Task, resolve_tasks
+from demt.tasks import BUILTIN, DATASETS, RELEASED, Task, resolve_tasks
 
 _LOOKED_FOR = (
     "looked for `head.final_logits.<task>.weight`, `head.bottleneck.*`, `head.defor_mixers.*`, `head.task_querys.*` "
@@ -117,7 +117,7 @@ def _tasks(state: Mapping[str, Tensor]) -> dict[str, Task]:
     matches = (re.fullmatch(r"head\.final_logits\.(\w+)\.weight", name) for name in state)
     channels = {m.group(1): state[m.group(0)].shape[0] for m in matches if m}
     known: dict[str, Task] = {}
-    for tasks in DATASETS.values():
+    for tasks in (DATASETS[dataset] for dataset in RELEASED):
         if set(tasks) == set(channels) and list(channels) == sorted(channels):
             # Tasks are numbered in checkpoints, in the order of their names there. A file that was sorted lost it;
             # the released configurations have one order per set of tasks.

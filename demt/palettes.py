@@ -1,4 +1,4 @@
-"""Class names and colours of NYUDv2 (40), PASCAL-Context (21, parts 7) and Cityscapes (19)."""
+"""Class names and colours of NYUDv2 (40), PASCAL-Context (21, parts 7), Cityscapes (19) and SyntheticRooms (16)."""
 
 from __future__ import annotations
 
@@ -60,4 +60,27 @@ CITYSCAPES_PALETTE: Palette = (
     (0, 80, 100),
     (0, 0, 230),
     (119, 11, 32),
+)
+
+ROOMS_CLASSES = tuple(
+    """wall|floor|ceiling|door|window|picture|rug|table|chair|sofa|bed|cabinet|lamp|plant|object
+|person""".replace("\n", "").split("|")
+)
+ROOMS_PALETTE: Palette = (
+    (205, 200, 190),
+    (140, 112, 84),
+    (238, 238, 232),
+    (96, 62, 40),
+    (126, 196, 236),
+    (236, 120, 190),
+    (176, 64, 84),
+    (230, 150, 50),
+    (90, 90, 200),
+    (150, 80, 170),
+    (80, 160, 170),
+    (110, 130, 60),
+    (250, 225, 70),
+    (50, 150, 60),
+    (40, 60, 90),
+    (220, 30, 40),
 )

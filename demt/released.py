@@ -21,7 +21,7 @@ from demt.convert import Converted, convert
 from demt.models import MultiTaskModel
 from demt.models.head import DeMTHead
 from demt.models.variants import SIZES
-from demt.tasks import DATASETS
+from demt.tasks import DATASETS, RELEASED
 from demt.weights import check_state
 
 _logger = logging.getLogger("demt")
@@ -81,8 +81,8 @@ def summary(unused: Mapping[str, int]) -> str:
 
 
 def _preprocessing(converted: Converted) -> PretrainedCfg:
-    for tag, tasks in DATASETS.items():
-        if dict(tasks) == dict(converted.config.tasks):
+    for tag in RELEASED:
+        if DATASETS[tag] == dict(converted.config.tasks):
             return PretrainedCfg(tag=tag, input_size=SIZES[tag])
     return PretrainedCfg()
 

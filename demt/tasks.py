@@ -192,7 +192,7 @@ BUILTIN: dict[str, Task] = {
     ),
 }
 
-#: Task sets of the three data sets, in the released models' order.
+#: Task sets of the data sets: the three of the released models, in their order, and `demt.data.SyntheticRooms`.
 DATASETS: dict[str, dict[str, Task]] = {
     "nyud": {
         "semseg": _semseg(40, palettes.NYUD_CLASSES, palettes.NYUD_PALETTE),
@@ -205,7 +205,18 @@ DATASETS: dict[str, dict[str, Task]] = {
         "semseg": _semseg(19, palettes.CITYSCAPES_CLASSES, palettes.CITYSCAPES_PALETTE),
         "depth": dataclasses.replace(BUILTIN["depth"], unit="px"),
     },
+    "rooms": {
+        "semseg": _semseg(16, palettes.ROOMS_CLASSES, palettes.ROOMS_PALETTE),
+        "human_parts": BUILTIN["human_parts"],
+        "sal": BUILTIN["sal"],
+        "normals": BUILTIN["normals"],
+        "depth": BUILTIN["depth"],
+        "edge": BUILTIN["edge"],
+    },
 }
+
+#: Data sets of the released models.
+RELEASED = ("nyud", "pascal", "cityscapes")
 
 TaskSpec = Mapping[str, "int | Task | Mapping[str, Any]"]
 
@@ -214,8 +225,8 @@ def resolve_tasks(tasks: str | TaskSpec) -> dict[str, Task]:
     """Turn what a user writes into ordered tasks.
 
     Args:
-        tasks: A data set's name (``"nyud"``, ``"pascal"``, ``"cityscapes"``) or a mapping from task name to the number
-            of channels (built-in tasks), a `Task`, or a task's dict form.
+        tasks: A data set's name (``"nyud"``, ``"pascal"``, ``"cityscapes"``, ``"rooms"``) or a mapping from task name
+            to the number of channels (built-in tasks), a `Task`, or a task's dict form.
 
     Raises:
         ValueError: for an unknown data set, an unknown task given by its channels alone, or a channel count that the
@@ -251,7 +262,7 @@ def _resolve_task(name: str, spec: int | Task | Mapping[str, Any]) -> Task:
         raise ValueError(f"Task {name!r} has {builtin.channels} channels, got {spec!r}; declare a demt.Task to differ")
     if spec == builtin.channels:
         return builtin
-    known = [
-        task for tasks in DATASETS.values() for task in tasks.values() if (task.name, task.channels) == (name, spec)
-    ]
+    # A number of classes stands for those of a published data set only.
+    published = (task for dataset in RELEASED for task in DATASETS[dataset].values())
+    known = [task for task in published if (task.name, task.channels) == (name, spec)]
     return known[0] if known else dataclasses.replace(builtin, channels=spec, classes=None, palette=None)

@@ -11,6 +11,7 @@ def test_channels_and_order_of_the_data_sets():
         "nyud": {"semseg": 40, "depth": 1, "normals": 3, "edge": 1},
         "pascal": {"semseg": 21, "human_parts": 7, "sal": 2, "normals": 3, "edge": 1},
         "cityscapes": {"semseg": 19, "depth": 1},
+        "rooms": {"semseg": 16, "human_parts": 7, "sal": 2, "normals": 3, "depth": 1, "edge": 1},
     }
     assert list(channels["pascal"]) == ["semseg", "human_parts", "sal", "normals", "edge"]
 
@@ -49,13 +50,14 @@ def test_resolving():
     assert tasks["semseg"].classes == NYUD_CLASSES
     assert tasks["height"].unit == "m"
     assert resolve_tasks({"semseg": 150})["semseg"].classes is None
+    assert resolve_tasks({"semseg": 16})["semseg"].classes is None
     assert resolve_tasks({"height": {"channels": 1}}) == {"height": Task(name="height", channels=1)}
 
 
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ("kitti", "one of \\['cityscapes', 'nyud', 'pascal'\\].*got 'kitti'"),
+        ("kitti", "one of \\['cityscapes', 'nyud', 'pascal', 'rooms'\\].*got 'kitti'"),
         ({}, "non-empty mapping"),
         ({"height": 1}, "Unknown task 'height'.*demt.Task"),
         ({"depth": 2}, "'depth' has 1 channels, got 2"),

@@ -7,6 +7,7 @@ from demt.data.encoding import ENCODINGS, Encoding
 from demt.data.files import DataError
 from demt.data.folder import MultiTaskFolder
 from demt.data.published import Cityscapes, NYUDv2, PASCALContext
+from demt.data.rooms import SyntheticRooms
 from demt.data.tv_tensors import Boundary, Depth, Disparity, Label, SurfaceNormals
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "NYUDv2",
     "PASCALContext",
     "SurfaceNormals",
+    "SyntheticRooms",
     "collate",
     "transforms",
 ]
