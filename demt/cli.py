@@ -48,7 +48,7 @@ def main(
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A model's name, a folder, or a checkpoint of the released code.")
+        str, typer.Option("--model", "-m", help="A model's name, hf-hub:ORG/NAME, a folder, or a released checkpoint.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("predictions"),
     random_weights: Annotated[
@@ -126,12 +126,16 @@ def _load(name: str, random_weights: bool) -> MultiTaskModel:
     import torch
 
     import demt
+    from demt.hub import HUB, LOCAL
 
     path = Path(name)
     network: torch.nn.Module
-    if random_weights and path.exists():
+    located = name.startswith((HUB, LOCAL))
+    if random_weights and (located or path.exists()):
         raise ValueError(f"{name!r} brings its own weights: drop --random-weights")
-    if path.is_dir():
+    if located:
+        network = demt.MultiTaskModel.from_pretrained(name)
+    elif path.is_dir():
         network = demt.MultiTaskModel.from_pretrained(path)
     elif path.is_file():
         network = demt.load_released(path)

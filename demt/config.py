@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from types import NoneType
 from typing import Any, Literal, get_args
 
 from demt.layers.deformable import InitialOffsets
@@ -34,6 +37,10 @@ _DECODER_FIELDS = (
     "offset_groups",
     "initial_offsets",
 )
+# No published model has a number above 1536 in it; a file from elsewhere may, to exhaust time or memory.
+_LARGEST = 8192
+# timm's arguments that demt sets itself, and the one that loads a file whenever a model is built.
+_NOT_FOR_BACKBONES = {"checkpoint_path", "features_only", "in_chans", "num_classes", "pretrained"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,10 +99,18 @@ class ModelConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"Expected `{name}` to be an integer >= {least}, got {value!r}")
+        self._check_backbone()
         if self.family == "multitask_baseline":
             self._check_baseline()
         if self.query == "linear" and not self.pre_norm:
             raise ValueError("Expected `pre_norm` to be True with query='linear', got False")
+
+    def _check_backbone(self) -> None:
+        if taken := sorted(_NOT_FOR_BACKBONES.intersection(self.backbone_kwargs)):
+            raise ValueError(f"Expected `backbone_kwargs` without {taken}: these are not for the backbone to set")
+        sizes = [getattr(self, name) for name in _INTEGERS] + [task.channels for task in self.tasks.values()]
+        if (largest := max(_numbers([sizes, self.backbone_kwargs]))) > _LARGEST:
+            raise ValueError(f"Expected no number above {_LARGEST} in a model's configuration, got {str(largest)[:20]}")
 
     def _check_baseline(self) -> None:
         for field in dataclasses.fields(self):
@@ -135,6 +150,9 @@ class PretrainedCfg:
         input_size: Channels, height and width the model was trained at.
         mean, std: Of image channels in [0, 1].
         file: The weights: a safetensors file on this machine.
+        hf_hub_id: The Hub repository ``"org/name"`` that holds config.json and model.safetensors.
+        revision: Commit (40 hexadecimal digits), tag or branch of that repository; its default branch if None.
+        sha256: Of model.safetensors in that repository, as hexadecimal digits; other files are refused.
     """
 
     tag: str = ""
@@ -142,14 +160,25 @@ class PretrainedCfg:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     file: str | None = None
+    hf_hub_id: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("input_size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.input_size) != 3 or any(not isinstance(v, int) or v < 1 for v in self.input_size):
             raise ValueError(f"Expected `input_size` to be (channels, height, width), got {self.input_size!r}")
-        if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
-            raise ValueError(f"Expected `mean` and `std` of one length and std > 0, got {self.mean!r} and {self.std!r}")
+        finite = all(math.isfinite(v) for v in (*self.mean, *self.std))
+        if not finite or len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
+            raise ValueError(
+                f"Expected finite `mean` and `std` of one length and std > 0, got {self.mean!r} and {self.std!r}"
+            )
+        for name in ("file", "hf_hub_id", "revision", "sha256"):
+            if not isinstance(value := getattr(self, name), (str, NoneType)):
+                raise ValueError(f"Expected `{name}` to be a string or None, got {value!r}")
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"Expected `sha256` to be 64 lower-case hexadecimal digits, got {self.sha256!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -160,6 +189,14 @@ class PretrainedCfg:
         """Inverse of `to_dict`; raises `ValueError` on unknown keys."""
         check_keys(values, cls, "pretrained_cfg")
         return cls(**values)
+
+
+def _numbers(values: Any) -> Iterator[float]:
+    if isinstance(values, (list, tuple, Mapping)):
+        for value in values.values() if isinstance(values, Mapping) else values:
+            yield from _numbers(value)
+    elif isinstance(values, (int, float)):
+        yield values
 
 
 def check_keys(values: Mapping[str, Any], cls: type, where: str) -> None:

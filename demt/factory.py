@@ -11,13 +11,12 @@ from typing import Any, cast
 from torch import nn
 
 from demt.config import Family, ModelConfig, PretrainedCfg, check_keys
-from demt.hub import read_safetensors
+from demt.folders import read_folder, read_safetensors
+from demt.hub import HUB, LOCAL, download
 from demt.models import MultiTaskModel
 from demt.models.variants import FAMILIES, SIZES
 from demt.registry import get_config, get_function
 from demt.weights import load_weights
-
-_LOCAL = "local-dir:"
 
 
 def create_model(
@@ -26,6 +25,7 @@ def create_model(
     pretrained_cfg: PretrainedCfg | Mapping[str, Any] | None = None,
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     checkpoint_path: str | PathLike[str] | None = None,
+    cache_dir: str | PathLike[str] | None = None,
     *,
     pretrained_backbone: bool = False,
     **kwargs: Any,
@@ -35,10 +35,12 @@ def create_model(
     Args:
         model_name: A name of `list_models`, with or without tag (``"degmix_swin_tiny.nyud"``); a family
             (``"demt"``, ``"demtg"``, ``"degmix"``, ``"multitask_baseline"``) together with `backbone` and `tasks`; or
-            ``"local-dir:PATH"``, a folder that `save_pretrained` wrote, whose weights are loaded.
-        pretrained: Load the weights of that name.
+            ``"local-dir:PATH"``, a folder that `save_pretrained` wrote, or ``"hf-hub:org/name@revision"``, a repository
+            of the Hugging Face Hub (``@revision`` may be left out): the weights of these two are loaded in any case.
+        pretrained: Load the weights of that name: from the file or the Hub repository that its `pretrained_cfg` says.
         pretrained_cfg, pretrained_cfg_overlay: Replace, or change entries of, the preprocessing and weights' location.
-        checkpoint_path: A safetensors file with weights for this model.
+        checkpoint_path: Weights for this model: a safetensors file, or a folder that `save_pretrained` wrote.
+        cache_dir: Where downloaded files are kept; by default huggingface_hub's cache.
         pretrained_backbone: Load timm's weights into the backbone; not when the whole model is pretrained.
         kwargs: Fields of `ModelConfig`, among them `tasks`, `backbone`, `in_chans`, `width`. With pretrained weights,
             changing tasks keeps every weight that does not depend on it, and one log line says what is new.
@@ -48,7 +50,8 @@ def create_model(
 
     Raises:
         ValueError: for an unknown name (with the nearest ones), unknown arguments, or weights that do not fit.
-        FileNotFoundError: if a folder or file does not exist.
+        FileNotFoundError: if a folder, file, repository or revision does not exist.
+        OSError: if the Hub does not answer or refuses, or the cache cannot be written; see `demt.hub.download`.
 
     Example:
         >>> import demt
@@ -62,15 +65,16 @@ def create_model(
         "pretrained_cfg": pretrained_cfg,
         "pretrained_cfg_overlay": pretrained_cfg_overlay,
         "checkpoint_path": checkpoint_path,
+        "cache_dir": cache_dir,
         "pretrained_backbone": pretrained_backbone or None,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    if model_name.startswith(_LOCAL):
-        if given:
-            raise ValueError(
-                f"A folder brings its weights and preprocessing: {sorted(given)} cannot go with {_LOCAL!r}"
-            )
-        return MultiTaskModel.from_pretrained(Path(model_name[len(_LOCAL) :]).expanduser(), **kwargs).train()
+    if model_name.startswith((LOCAL, HUB)):
+        if taken := sorted(set(given) & {"pretrained_cfg", "checkpoint_path", "pretrained_backbone"}):
+            raise ValueError(f"{model_name!r} brings its weights and preprocessing: {taken} cannot go with it")
+        model = MultiTaskModel.from_pretrained(model_name, cache_dir=cache_dir, **kwargs)
+        model.pretrained_cfg = _preprocessing(model.pretrained_cfg, None, pretrained_cfg_overlay)
+        return model.train()
     if (function := get_function(model_name)) is not None:
         return function(pretrained=pretrained, **given, **kwargs)
     if "family" in kwargs:
@@ -80,24 +84,44 @@ def create_model(
         # What the named variant says of its own backbone does not hold for another one.
         kwargs = {"backbone_kwargs": {}, "head_width": None, **kwargs}
     cfg = _preprocessing(cfg, pretrained_cfg, pretrained_cfg_overlay)
+    if pretrained and checkpoint_path is None and cfg.file is None:
+        model = MultiTaskModel.from_pretrained(_pretrained_folder(model_name, cfg, cache_dir), **kwargs)
+        model.pretrained_cfg = cfg
+        return model.train()
     file = checkpoint_path or (cfg.file if pretrained else None)
-    if pretrained and file is None:
-        raise ValueError(
-            f"No weights are published for {model_name!r} yet. Create it with pretrained=False, load a checkpoint of "
-            "the released code with demt.load_released(path), or give checkpoint_path= of a safetensors file"
-        )
     model = MultiTaskModel(
-        config.replace(**kwargs), pretrained_cfg=cfg, pretrained_backbone=pretrained_backbone and file is None
+        config.replace(**kwargs),
+        pretrained_cfg=cfg,
+        pretrained_backbone=pretrained_backbone and file is None,
+        cache_dir=cache_dir if pretrained_backbone and file is None else None,
     )
     if file is not None:
-        load_weights(model, read_safetensors(file), config.tasks if pretrained else None, str(file))
+        trained = config if pretrained else None
+        if Path(file).is_dir():
+            trained, _, state = read_folder(file)
+        else:
+            state = read_safetensors(file)
+        outline = MultiTaskModel.outline(trained, str(file)) if trained else None
+        load_weights(model, state, trained.tasks if trained else None, str(file), trained=outline)
     return model
+
+
+def _pretrained_folder(name: str, cfg: PretrainedCfg, cache_dir: str | PathLike[str] | None) -> Path:
+    """The folder that holds the weights of a name."""
+    if cfg.hf_hub_id is not None:
+        return download(cfg.hf_hub_id, revision=cfg.revision, sha256=cfg.sha256, cache_dir=cache_dir)
+    raise ValueError(
+        f"No weights are published for {name!r} yet. Create it with pretrained=False, load a checkpoint of "
+        "the released code with demt.load_released(path), or give checkpoint_path= of a safetensors file"
+    )
 
 
 def _configuration(name: str, kwargs: dict[str, Any]) -> tuple[ModelConfig, PretrainedCfg]:
     """The named configuration, or for a family alone the one that `backbone` and `tasks` complete."""
     if ":" in name:
-        raise ValueError(f"Unknown source in {name!r}; a folder is given as {_LOCAL!r} and its path")
+        raise ValueError(
+            f"Unknown source in {name!r}; expected {LOCAL!r} and a folder's path, or {HUB!r} and a repository's id"
+        )
     if name not in FAMILIES:
         return get_config(name)
     if missing := [key for key in ("backbone", "tasks") if key not in kwargs]:

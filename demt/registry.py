@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TypeVar
@@ -31,7 +32,17 @@ _Function = TypeVar("_Function", bound=Callable[..., nn.Module])
 def register_config(
     name: str, config: ModelConfig, tags: Mapping[str, PretrainedCfg], tasks: Mapping[str, Mapping[str, Task]]
 ) -> None:
-    """Register a configuration under a name, with tags (``name.tag``) that set tasks and preprocessing."""
+    """Register a configuration under a name, with tags (``name.tag``) that set tasks and preprocessing.
+
+    Raises:
+        ValueError: if a tag names a Hub repository without its full commit hash and the weights' sha256.
+    """
+    for tag, cfg in tags.items():
+        if cfg.hf_hub_id and not (cfg.sha256 and re.fullmatch("[0-9a-f]{40}", cfg.revision or "")):
+            raise ValueError(
+                f"{name}.{tag} has hf_hub_id={cfg.hf_hub_id!r}: expected its `revision` as a full commit hash and the "
+                f"`sha256` of its weights, got {cfg.revision!r} and {cfg.sha256!r}"
+            )
     _entries[name] = Entry(config, dict(tags), dict(tasks))
 
 
@@ -89,7 +100,8 @@ def list_models(
     """
     names = sorted([*_entries, *_functions])
     if pretrained:
-        names = sorted(f"{arch}.{tag}" for arch, e in _entries.items() for tag, cfg in e.tags.items() if cfg.file)
+        tagged = ((f"{arch}.{tag}", cfg) for arch, entry in _entries.items() for tag, cfg in entry.tags.items())
+        names = sorted(name for name, cfg in tagged if cfg.file or cfg.hf_hub_id)
     included = _patterns(filter) or ["*"]
     excluded = _patterns(exclude_filters)
     return [n for n in names if _fits(n, included) and not _fits(n, excluded)]

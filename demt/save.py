@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from demt.hub import write_whole
+from demt.folders import write_whole
 from demt.images import read_image
 from demt.models import MultiTaskModel
 from demt.predict import Prediction, predict

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 from torch import Tensor
 
+from demt.backbones.vit import ReleasedViTBackbone
 from demt.tasks import Task
 
 
@@ -29,31 +32,59 @@ _logger = logging.getLogger("demt")
 _TASK_ENTRY = re.compile(r"head\.(?:mixers|queries|heads)\.(\w+)\.")
 
 
-def load_weights(model: MultiTask, state: Mapping[str, Tensor], tasks: Mapping[str, Task] | None, source: str) -> None:
+def load_weights(
+    model: MultiTask,
+    state: Mapping[str, Tensor],
+    tasks: Mapping[str, Task] | None,
+    source: str,
+    *,
+    trained: MultiTask | None = None,
+) -> None:
     """Load `state`, made for `tasks` (None: those it has heads for), into a model that may have others.
 
-    Weights of tasks both have are kept; a task's logits are new where its channels differ; the first convolution is
-    adapted where the image channels differ. One log line says what is new. The model is unchanged if this raises.
+    Weights of tasks both have are kept; a task's logits are new where its channels differ. The backbone's first
+    convolution is adapted where the image channels differ, and what it keeps per position (position embeddings, bias
+    tables) where its image size does. One log line says what was kept, adapted, is new and left out, unless all was
+    kept. The model is unchanged if this raises.
+
+    Args:
+        trained: The model that the weights are of, for the image size of its backbone; square if None. Its own weights
+            are not looked at: it may be on the meta device.
 
     Raises:
         ValueError: on any other missing, unexpected or differently shaped entry, or a value that is not finite.
     """
     wanted = model.state_dict()
     state = dict(state)
+    total = len(state)
     channels = _channels(state) if tasks is None else {name: task.channels for name, task in tasks.items()}
-    adapted = _adapt_first_convolution(model, state, wanted)
     new_tasks = [name for name in model.tasks if name not in channels]
     new_logits = [n for n, task in model.tasks.items() if n in channels and task.channels != channels[n]]
     gone_tasks = [name for name in channels if name not in model.tasks]
     replaced = tuple(f"head.heads.{task}.logits." for task in new_logits)
     state = {n: t for n, t in state.items() if _task_of(n) not in gone_tasks and not n.startswith(replaced)}
+    adapted = {**_adapt_first_convolution(model, state, wanted), **_adapt_positions(model, state, wanted, trained)}
+    state |= adapted
     may_miss = {name for name in wanted if _task_of(name) in new_tasks or name.startswith(replaced)}
     check_state(state, wanted, source, may_miss)
     model.load_state_dict({**{name: wanted[name] for name in may_miss}, **state})
-    new = [*(f"task {n!r}" for n in new_tasks), *(f"logits of {n!r}" for n in new_logits)]
-    new += ["first convolution (adapted)"] if adapted else []
-    if new:
-        _logger.warning("%s: loaded, except what is new: %s", source, ", ".join(new))
+    told = {
+        "adapted": _grouped(adapted),
+        "new": [*(f"task {n!r}" for n in new_tasks), *(f"logits of {n!r}" for n in new_logits)],
+        "left out": [f"task {n!r}" for n in gone_tasks],
+    }
+    if any(told.values()):
+        kept = f"kept {len(state) - len(adapted)} of {total} weights"
+        rest = (f"{what}: {', '.join(names)}" for what, names in told.items() if names)
+        _logger.warning("%s: %s", source, "; ".join([kept, *rest]))
+
+
+def _grouped(names: Iterable[str]) -> list[str]:
+    """Names; those that differ in numbers only as one, with `*` for the numbers."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"\.\d+(?=\.)", ".*", name), []).append(name)
+    return [pattern if len(members) > 1 else members[0] for pattern, members in groups.items()]
 
 
 def _channels(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -66,23 +97,81 @@ def _task_of(name: str) -> str | None:
     return match.group(1) if match else None
 
 
-def _adapt_first_convolution(model: MultiTask, state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+def _adapt_first_convolution(
+    model: MultiTask, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     first = (getattr(model.backbone, "pretrained_cfg", None) or {}).get("first_conv")
-    adapted = False
+    adapted = {}
     for name in [f"backbone.{f}.weight" for f in ([first] if isinstance(first, str) else first or [])]:
         old, new = state.get(name), wanted.get(name)
         if old is None or new is None or old.ndim != 4 or old.shape[1] == new.shape[1] or old.shape[1] != 3:
             continue
         if old.shape[0] == new.shape[0] and old.shape[2:] == new.shape[2:]:
-            state[name] = adapt_input_conv(new.shape[1], old)
-            adapted = True
+            adapted[name] = adapt_input_conv(new.shape[1], old)
     return adapted
+
+
+def _adapt_positions(
+    model: MultiTask, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], trained: MultiTask | None
+) -> dict[str, Tensor]:
+    """The backbone's weights that depend on its image size, as they are for the model's."""
+    old, new = _grid(trained), _grid(model)
+    positions = state.get("backbone.pos_embed")
+    adapted: dict[str, Tensor] = {}
+    if old and new and old != new and positions is not None and positions.ndim == 3:
+        # Two grids may have one number of tokens, so shapes do not tell.
+        adapted["backbone.pos_embed"] = resample_abs_pos_embed(
+            positions,
+            list(new),
+            list(old),
+            num_prefix_tokens=positions.shape[1] - old[0] * old[1],
+            antialias=not isinstance(model.backbone, ReleasedViTBackbone),
+        )
+    unlike = [n for n, t in state.items() if n in wanted and wanted[n].shape != t.shape and n not in adapted]
+    if not unlike or (old and old[0] != old[1]):
+        return adapted
+    return {**adapted, **_adapted_by_timm(model.backbone, state, wanted, unlike)}
+
+
+def _grid(model: MultiTask | None) -> tuple[int, int] | None:
+    grid = getattr(getattr(getattr(model, "backbone", None), "patch_embed", None), "grid_size", None)
+    return tuple(grid) if grid else None
+
+
+def _adapted_by_timm(
+    backbone: Any, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Those of `names` that timm's own loading for the architecture, which takes old sizes for square, makes fit."""
+    # The feature backbone's class is a subclass of timm's, made at run time.
+    modules = (sys.modules.get(base.__module__) for base in type(backbone).__mro__)
+    filters = (vars(module).get("checkpoint_filter_fn") for module in modules if module)
+    adapt = next((function for function in filters if function), None)
+    if adapt is None:
+        return {}
+    prefix = "backbone."
+    try:
+        filtered = adapt({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}, backbone)
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        _logger.debug("timm adapts no weights of %s: %s", type(backbone).__name__, error)
+        return {}
+    adapted = {name: filtered.get(name.removeprefix(prefix)) for name in names}
+    return {n: tensor for n, tensor in adapted.items() if tensor is not None and tensor.shape == wanted[n].shape}
 
 
 def check_state(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, may_miss: Collection[str] = ()
 ) -> None:
     """Raise `ValueError` unless `state` has the names and shapes of `wanted` (but `may_miss`), and finite values."""
+    check_shapes(state, wanted, source, may_miss)
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"Weights of {source} are damaged: {name!r} holds NaN or infinite values")
+
+
+def check_shapes(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, may_miss: Collection[str] = ()
+) -> None:
+    """Raise `ValueError` unless `state` has the names and shapes of `wanted`, but for names that it may miss."""
     problems = [f"missing {name!r}" for name in wanted if name not in state and name not in may_miss]
     problems += [f"unexpected {name!r}" for name in state if name not in wanted]
     problems += [
@@ -93,6 +182,3 @@ def check_state(
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"Weights of {source} do not fit the model: {'; '.join(problems[:5])}{more}")
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f"Weights of {source} are damaged: {name!r} holds NaN or infinite values")

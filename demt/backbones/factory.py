@@ -14,6 +14,7 @@ from demt.backbones.adapter import STRIDES, FeatureBackbone, adopt
 from demt.backbones.hrnet import create_hrnet
 from demt.backbones.swin import create_swin
 from demt.backbones.vit import create_vit
+from demt.layers.linear import speed_up_linear
 
 _logger = logging.getLogger(__name__)
 
@@ -45,11 +46,13 @@ def create_backbone(name: str, *, pretrained: bool = False, in_chans: int = 3, *
         "vision_transformer": create_vit,
     }.get(module, _create_generic)
     try:
-        return build(name, pretrained=pretrained, in_chans=in_chans, **kwargs)
+        model = build(name, pretrained=pretrained, in_chans=in_chans, **kwargs)
     except TypeError as error:
         if not kwargs:
             raise
         raise ValueError(f"timm's {name!r} does not take all of `backbone_kwargs` {kwargs}: {error}") from error
+    speed_up_linear(model)
+    return model
 
 
 def _create_generic(name: str, *, pretrained: bool, in_chans: int, **kwargs: Any) -> nn.Module:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demt.layers.checks import check_maps, check_positive
+from demt.layers.linear import Linear
 from demt.layers.tokens import channels_first, channels_last
 
 
@@ -36,10 +37,10 @@ class GatingAttention(nn.Module):
         self.channels = channels
         half = hidden_channels // 2
         self.norm = nn.LayerNorm(channels)
-        self.expand = nn.Linear(channels, hidden_channels)
+        self.expand = Linear(channels, hidden_channels)
         self.gate_norm = nn.LayerNorm(half)
-        self.gate = nn.Linear(half, half)
-        self.proj = nn.Linear(half, channels)
+        self.gate = Linear(half, half)
+        self.proj = Linear(half, channels)
         nn.init.zeros_(self.gate.weight)
         nn.init.ones_(self.gate.bias)
 

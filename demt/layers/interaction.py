@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demt.layers.checks import check_choice, check_divides, check_maps
+from demt.layers.linear import Linear
 from demt.layers.tokens import channels_first, channels_last
+from demt.ops import linear
 
 InteractionAttention = Literal["pointwise", "global"]
 
@@ -39,12 +41,12 @@ class TaskInteractionBlock(nn.Module):
         check_choice("attention", attention, ("pointwise", "global"))
         self.channels, self.heads, self.attention = channels, heads, attention
         if attention == "global":
-            self.query = nn.Linear(channels, channels)
+            self.query = Linear(channels, channels)
             # A key bias adds the same to all scores of a query: softmax cancels it.
-            self.key = nn.Linear(channels, channels, bias=False)
-        self.value = nn.Linear(channels, channels)
-        self.proj = nn.Linear(channels, channels)
-        self.linear = nn.Linear(channels, channels)
+            self.key = Linear(channels, channels, bias=False)
+        self.value = Linear(channels, channels)
+        self.proj = Linear(channels, channels)
+        self.linear = Linear(channels, channels)
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, stacked: Tensor) -> Tensor:
@@ -54,10 +56,16 @@ class TaskInteractionBlock(nn.Module):
         return channels_first(self.norm(fused))
 
     def _pointwise(self, tokens: Tensor) -> Tensor:
-        # Three linear maps in a row are one: composing D×D matrices costs less than two more passes over the tokens.
+        return linear(tokens, *self.composed())
+
+    def composed(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the ``"pointwise"`` mode as one map.
+
+        Three linear maps in a row are one: composing D×D matrices costs less than two more passes over the tokens.
+        """
         weight = self.linear.weight @ self.proj.weight
         bias = weight @ self.value.bias + self.linear.weight @ self.proj.bias + self.linear.bias
-        return F.linear(tokens, weight @ self.value.weight, bias)
+        return weight @ self.value.weight, bias
 
     def _global(self, tokens: Tensor) -> Tensor:
         flat = tokens.reshape(tokens.shape[0], -1, self.channels)

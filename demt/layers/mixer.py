@@ -7,6 +7,9 @@ from torch.nn import functional as F
 
 from demt.layers.checks import check_maps, check_positive
 from demt.layers.deformable import InitialOffsets, SpatialDeformable
+from demt.layers.rows import by_rows
+from demt.layers.tokens import channels_first, channels_last
+from demt.ops import linear
 
 
 class ChannelMixer(nn.Module):
@@ -35,8 +38,10 @@ class ChannelMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps("x", x, self.channels, (4,))
-        out: Tensor = self.norm(F.gelu(self.conv(x)))
-        return out
+        return by_rows(lambda x: [self.norm(F.gelu(self._mix(x)))], [x], self)[0]
+
+    def _mix(self, x: Tensor) -> Tensor:
+        return channels_first(linear(channels_last(x), self.conv.weight[..., 0, 0], self.conv.bias))
 
 
 class DeformableMixerBlock(nn.Module):
@@ -52,8 +57,8 @@ class DeformableMixerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.channel(x)
-        out: Tensor = x + self.norm(F.gelu(self.spatial(x)))
-        return out
+        moved = self.spatial(x)
+        return by_rows(lambda x, moved: [x + self.norm(F.gelu(moved))], [x, moved], self, reuse=[moved])[0]
 
 
 class DeformableMixer(nn.Module):

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demt.layers.checks import check_maps, check_positive
+from demt.layers.linear import Linear
 from demt.layers.tokens import channels_first, channels_last
+from demt.ops import linear
 from demt.ops.resize import resize
 
 
@@ -53,17 +55,17 @@ class LinearNeck(Neck):
 
     def __init__(self, in_channels: Sequence[int], channels: int) -> None:
         super().__init__(in_channels, channels)
-        self.proj = nn.Linear(sum(in_channels), channels)
+        self.proj = Linear(sum(in_channels), channels)
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         self._check(levels)
         size = levels[0].shape[-2:]
         finest, *weights = self.proj.weight.split(self.in_channels, dim=1)
-        total = F.linear(channels_last(levels[0]), finest, self.proj.bias)
+        total = linear(channels_last(levels[0]), finest, self.proj.bias)
         for level, weight in zip(levels[1:], weights):
-            projected = F.linear(channels_last(level), weight)
-            total = total + channels_last(resize(channels_first(projected), size))
+            projected = linear(channels_last(level), weight)
+            total += channels_last(resize(channels_first(projected), size))
         return channels_first(self.norm(total))
 
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demt.layers.checks import check_choice, check_divides, check_maps
+from demt.layers.linear import Linear
 from demt.layers.tokens import channels_first, channels_last
+from demt.ops import linear
 
 QueryAttention = Literal["pixelwise", "linear", "global"]
 
@@ -57,12 +59,12 @@ class TaskQueryBlock(nn.Module):
         self.norm_query, self.norm_key, self.norm_value = (
             nn.LayerNorm(channels) if pre_norm else nn.Identity() for _ in range(3)
         )
-        self.query = nn.Linear(channels, channels, bias=not pre_norm)
+        self.query = Linear(channels, channels, bias=not pre_norm)
         # A key bias adds the same to all scores of a query: softmax cancels it.
-        self.key = nn.Linear(channels, channels, bias=False)
-        self.value = nn.Linear(channels, channels, bias=not pre_norm)
-        self.proj = nn.Linear(channels, channels)
-        self.linear = nn.Linear(channels, channels)
+        self.key = Linear(channels, channels, bias=False)
+        self.value = Linear(channels, channels, bias=not pre_norm)
+        self.proj = Linear(channels, channels)
+        self.linear = Linear(channels, channels)
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, fused: Tensor, *, gram: Tensor | None = None) -> Tensor:
@@ -86,23 +88,26 @@ class TaskQueryBlock(nn.Module):
             attended = self._pixelwise(query, tokens) if self.attention == "pixelwise" else self._global(query, tokens)
         return x + channels_first(self.norm(attended))
 
+    def composed(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the two linear maps behind the attention as one."""
+        return self.linear.weight @ self.proj.weight, self.linear.weight @ self.proj.bias + self.linear.bias
+
     def _out(self, attended: Tensor) -> Tensor:
-        weight = self.linear.weight @ self.proj.weight
-        return F.linear(attended, weight, self.linear.weight @ self.proj.bias + self.linear.bias)
+        return linear(attended, *self.composed())
 
     def _pixelwise(self, x: Tensor, fused: Tensor) -> Tensor:
         """Keys and values of the T tokens are never projected: q·(Wk f) = (Wkᵀ q)·f, and Σ a (Wv f) = Wv Σ a f."""
-        keys, values = self.norm_key(fused), self.norm_value(fused)
+        keys, values = (norm(fused).flatten(0, 2) for norm in (self.norm_key, self.norm_value))  # (pixels, T, D)
         scale = (self.channels // self.heads) ** -0.5
-        queries = rearrange(self.query(self.norm_query(x)) * scale, "b h w (n d) -> n b h w d", n=self.heads)
+        queries = rearrange(self.query(self.norm_query(x)) * scale, "b h w (n d) -> n (b h w) d", n=self.heads)
         key_weight = rearrange(self.key.weight, "(n d) c -> n c d", n=self.heads)
         value_weight = rearrange(self.value.weight, "(n d) c -> n d c", n=self.heads)
-        heads = []
-        for query, into_key, from_value in zip(queries, key_weight, value_weight):
-            scores = torch.einsum("bhwc,bthwc->bthw", F.linear(query, into_key), keys)
-            pooled = torch.einsum("bthw,bthwc->bhwc", scores.softmax(1), values)
-            heads.append(F.linear(pooled, from_value))
-        attended = torch.cat(heads, dim=-1)
+        # All heads of a pixel in one small product over its T tokens.
+        asked = torch.stack([linear(query, into_key) for query, into_key in zip(queries, key_weight)], dim=1)
+        weights = torch.bmm(keys, asked.mT).softmax(1)  # (pixels, T, heads)
+        pooled = torch.bmm(weights.mT, values).unbind(1)
+        attended = torch.cat([linear(each, from_value) for each, from_value in zip(pooled, value_weight)], dim=-1)
+        attended = attended.view(x.shape)
         return self._out(attended if self.value.bias is None else attended + self.value.bias)
 
     def _linear(self, x: Tensor, fused: Tensor, gram: Tensor | None) -> Tensor:
@@ -116,9 +121,8 @@ class TaskQueryBlock(nn.Module):
             scale = (self.channels // self.heads) ** -0.5
             key_value = key @ gram[:, None] @ value.mT * scale  # (B, heads, d, d)
             query = rearrange(self.query.weight.to(gram), "(n d) c -> n c d", n=self.heads)
-            folded = rearrange(query @ key_value, "b n c d -> b c (n d)") @ self.proj.weight.to(gram).mT
-            folded = folded @ self.linear.weight.to(gram).mT
-            bias = (self.linear.weight @ self.proj.bias + self.linear.bias).to(gram)
+            weight, bias = (each.to(gram) for each in self.composed())
+            folded = rearrange(query @ key_value, "b n c d -> b c (n d)") @ weight.mT
             # Without softmax the sums over thousands of tokens are large and nearly equal: too much for half precision.
             dtype = self.norm.weight.dtype
             queries = self.norm_query(x.to(dtype)).to(gram).flatten(1, 2)

@@ -27,13 +27,20 @@ def result_table(
     for column in ("task", "metric", "value", "unit", "better", "settings"):
         table.add_column(column, justify="right" if column == "value" else "left")
     previous = None
+    for name, *row in result_rows(results, tasks):
+        first = name != previous
+        table.add_row(name if first else "", *row, notes.get(name, "") if first else "")
+        previous = name
+    return table
+
+
+def result_rows(results: Mapping[str, float], tasks: Mapping[str, Task]) -> list[tuple[str, str, str, str, str]]:
+    """Task, metric, value for reading, unit and what is better, of what `MultiTaskMetrics.compute` returns."""
+    rows = []
     for key, value in results.items():
         name, metric = key.split("/", 1)
         percent = metric in _PERCENT
         unit = "%" if percent else "degrees" if metric in ("mean", "median") else tasks[name].unit or ""
         better = "lower" if metric in LOWER_IS_BETTER else "higher" if metric in HIGHER_IS_BETTER else ""
-        number = f"{100 * value:.2f}" if percent else f"{value:.4f}"
-        first = name != previous
-        table.add_row(name if first else "", metric, number, unit, better, notes.get(name, "") if first else "")
-        previous = name
-    return table
+        rows.append((name, metric, f"{100 * value:.2f}" if percent else f"{value:.4f}", unit, better))
+    return rows

@@ -21,6 +21,8 @@ from demt.layers import (
     TaskQueryBlock,
     token_gram,
 )
+from demt.layers.rows import by_rows
+from demt.layers.tokens import stack_tasks
 from demt.tasks import Task, resolve_tasks
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -140,11 +142,21 @@ class DeMTHead(MultiTaskHead):
 
     def forward_features(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         neck = self.neck(levels)
-        mixed = {name: self._run(self.mixers[name], neck) for name in self.tasks}
-        fused = self._run(self.interaction, torch.stack(list(mixed.values()), dim=1))
-        gram = token_gram(fused) if self.config.query == "linear" else None
-        return {name: self._run(self._decode, name, x, fused, gram) for name, x in mixed.items()}
+        mixed = [self._run(self.mixers[name], neck) for name in self.tasks]
+        del neck
+        if self.config.interaction == "pointwise" and self.config.query == "pixelwise":
+            # Without mixers all tasks share the neck's map: its memory is still needed.
+            features = by_rows(self._decode, mixed, self, reuse=mixed if self.config.depth else ())
+        else:
+            features = self._decode(*mixed)
+        return dict(zip(self.tasks, features))
 
-    def _decode(self, name: str, x: Tensor, fused: Tensor, gram: Tensor | None) -> Tensor:
+    def _decode(self, *mixed: Tensor) -> list[Tensor]:
+        stacked = stack_tasks(mixed)
+        fused = self._run(self.interaction, stacked)
+        gram = token_gram(fused) if self.config.query == "linear" else None
+        return [self._run(self._decode_task, name, x, fused, gram) for name, x in zip(self.tasks, stacked.unbind(1))]
+
+    def _decode_task(self, name: str, x: Tensor, fused: Tensor, gram: Tensor | None) -> Tensor:
         z: Tensor = self.queries[name](x, fused, gram=gram)
         return z if self.gating is None else self.gating(z)

@@ -6,27 +6,26 @@ import contextlib
 import re
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from demt import hub
 from demt.backbones import create_backbone
 from demt.config import ModelConfig, PretrainedCfg
 from demt.models.head import BaselineHead, DeMTHead, MultiTaskHead
+from demt.models.pretrained import PretrainedModel
 from demt.tasks import Task
-from demt.weights import load_weights
 
 
-class MultiTaskModel(nn.Module):
+class MultiTaskModel(PretrainedModel):
     """A multi-task dense prediction network.
 
     Args:
         config: What to build; `demt.create_model` makes it from a name.
         pretrained_cfg: How images are prepared.
         pretrained_backbone: Load timm's weights into the backbone.
+        cache_dir: Where timm keeps them.
 
     Attributes:
         backbone: A timm model; `backbone(images)` gives four maps.
@@ -44,12 +43,12 @@ class MultiTaskModel(nn.Module):
         *,
         pretrained_cfg: PretrainedCfg | None = None,
         pretrained_backbone: bool = False,
+        cache_dir: str | PathLike[str] | None = None,
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.pretrained_cfg = pretrained_cfg or PretrainedCfg()
+        super().__init__(config, pretrained_cfg or PretrainedCfg())
+        kwargs = {**config.backbone_kwargs, **({} if cache_dir is None else {"cache_dir": cache_dir})}
         backbone: Any = create_backbone(
-            config.backbone, pretrained=pretrained_backbone, in_chans=config.in_chans, **config.backbone_kwargs
+            config.backbone, pretrained=pretrained_backbone, in_chans=config.in_chans, **kwargs
         )
         head = BaselineHead if config.family == "multitask_baseline" else DeMTHead
         self.backbone = backbone
@@ -108,27 +107,6 @@ class MultiTaskModel(nn.Module):
         """Names of parameters that optimisers should not decay."""
         names: set[str] = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in names}
-
-    def save_pretrained(self, folder: str | PathLike[str]) -> None:
-        """Write config.json and model.safetensors to `folder`, which `from_pretrained` reads."""
-        hub.write_folder(folder, self.config, self.pretrained_cfg, self.state_dict())
-
-    @classmethod
-    def from_pretrained(cls, folder: str | PathLike[str], **overrides: Any) -> MultiTaskModel:
-        """Load what `save_pretrained` wrote, in eval mode.
-
-        Args:
-            folder: Holds config.json and model.safetensors.
-            overrides: Changes of the configuration, e.g. `tasks`; weights that do not depend on them are kept.
-
-        Raises:
-            FileNotFoundError: if the folder or one of its files is missing.
-            ValueError: if a file is damaged, or its content does not fit.
-        """
-        config, pretrained_cfg, state = hub.read_folder(folder)
-        model = cls(config.replace(**overrides), pretrained_cfg=pretrained_cfg)
-        load_weights(model, state, config.tasks, str(Path(folder) / hub.WEIGHTS))
-        return model.eval()
 
     def _check_images(self, images: Tensor) -> None:
         chans = self.config.in_chans

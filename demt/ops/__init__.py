@@ -1,6 +1,7 @@
-"""Deformable sampling as functions: one clear reference, the fast paths, one dispatcher."""
+"""Deformable sampling and linear maps as functions: one clear reference, the fast paths, one dispatcher."""
 
 from demt.ops.dispatch import Path, best_path
+from demt.ops.linear import linear
 from demt.ops.mixing import deform_mix
 from demt.ops.reference import deform_mix_reference, deform_sample_reference
 from demt.ops.sampling import deform_sample
@@ -12,4 +13,5 @@ __all__ = [
     "deform_mix_reference",
     "deform_sample",
     "deform_sample_reference",
+    "linear",
 ]

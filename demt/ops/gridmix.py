@@ -1,4 +1,4 @@
-"""Offsets, sampling and channel mixing on torch's own matrix products and `grid_sample`'s kernel.
+"""Offsets, sampling and channel mixing on matrix products and `grid_sample`'s kernel.
 
 The 3x3 convolution that makes the offsets is a matrix product over the unfolded hidden map. Its rows are scaled and
 three columns appended, which meet ones and the coordinates of the pixel centres, so that the product is already the
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demt.ops.gridsample import FAR, chunk_length, compute_dtype, pixel_centres, sample, sample_backward
+from demt.ops.linear import linear
 
 TAPS = 81  # 9 channels of a half of the hidden map, 3x3 taps each
 
@@ -38,11 +39,7 @@ def deform_mix_forward(
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             sampled = _sample_rows(maps, hidden[image].to(dtype), generator, top, bottom)
-            target = out[image, :, top * width : bottom * width]
-            if out.dtype == dtype:
-                torch.addmm(bias[:, None], weight, sampled, out=target)
-            else:
-                target.copy_(torch.addmm(bias[:, None], weight, sampled))
+            out[image, :, top * width : bottom * width] = linear(weight, sampled.mT).add_(bias[:, None])
             del sampled  # before the next block's is made
     return out.unflatten(2, (height, width))
 
@@ -83,16 +80,16 @@ def deform_mix_backward(
             stop = min(start + length, per_half)
             rows = slice(2 * start, 2 * stop)
             channel = slice((half * per_half + start) * per_group, (half * per_half + stop) * per_group)
-            grid = torch.mm(generator[half, rows], columns[half]).clamp_(-FAR, FAR).reshape(-1, 2, height, width)
+            grid = linear(generator[half, rows], columns[half].mT).clamp_(-FAR, FAR).view(-1, 2, height, width)
             maps = x[image, channel].to(dtype).reshape(-1, per_group, height, width)
             if need_weight:
-                grad_weight[:, channel] += grad_out @ sample(maps, grid).flatten(1).mT
+                grad_weight[:, channel] += linear(grad_out, sample(maps, grid).flatten(1))
             if need_sampling:
-                grad_sampled = mixing[:, channel].mT @ grad_out
+                grad_sampled = linear(mixing[:, channel].mT, grad_out.mT)
                 grad_x[image, channel], grad_grid = sample_backward(grad_sampled, maps, grid)
                 grad_grid = grad_grid.permute(0, 3, 1, 2).reshape(-1, height * width)
-                grad_generator[half, rows] += grad_grid @ columns[half].mT
-                grad_columns[half].addmm_(generator[half, rows].mT, grad_grid)
+                grad_generator[half, rows] += linear(grad_grid, columns[half])
+                grad_columns[half] += linear(generator[half, rows].mT, grad_grid.mT)
         if need_sampling:
             grad_hidden[image] = F.fold(grad_columns[:, :-3].flatten(0, 1), (height, width), 3, padding=1)
     grad_offset_weight, grad_offset_bias = _split_generator(grad_generator, offset_weight, height, width)
@@ -101,8 +98,13 @@ def deform_mix_backward(
 
 def _sample_rows(maps: Tensor, hidden: Tensor, generator: Tensor, top: int, bottom: int) -> Tensor:
     """Samples (C, pixels) for the rows top..bottom-1 of one image; the grid is gone when this returns."""
-    grid = torch.bmm(generator, _columns(hidden, len(generator), top, bottom)).clamp_(-FAR, FAR)
-    return sample(maps, grid.reshape(len(maps), 2, bottom - top, -1)).flatten(1)
+    columns = _columns(hidden, len(generator), top, bottom)
+    sampled = []
+    for matrix, each, part in zip(generator, columns, maps.chunk(len(generator))):
+        grid = linear(matrix, each.mT).clamp_(-FAR, FAR)
+        sampled.append(sample(part, grid.view(len(part), 2, bottom - top, -1)).flatten(1))
+        del grid  # before the next half's is made
+    return torch.cat(sampled)
 
 
 def _generator(weight: Tensor, bias: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:

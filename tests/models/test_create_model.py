@@ -86,8 +86,8 @@ def test_new_tasks_on_saved_weights(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "demt"):
         model = demt.create_model(f"local-dir:{tmp_path}", tasks={"semseg": 5, "edge": 1, "sal": 2}, in_chans=4)
     assert caplog.messages == [
-        f"{tmp_path / 'model.safetensors'}: loaded, except what is new: task 'sal', logits of 'semseg', "
-        "first convolution (adapted)"
+        f"{tmp_path / 'model.safetensors'}: kept 293 of 414 weights; adapted: backbone.stem.0.weight; "
+        "new: task 'sal', logits of 'semseg'; left out: task 'depth', task 'normals'"
     ]
     state = model.state_dict()
     assert torch.equal(state["head.mixers.edge.blocks.0.norm.weight"], old["head.mixers.edge.blocks.0.norm.weight"])
@@ -154,8 +154,12 @@ def test_listing():
         ("demt_nano", {"family": "degmix"}, "drop `family` beside 'demt_nano'"),
         ("demt_nano", {"backbone_kwargs": {"foo": 1}}, "does not take all of `backbone_kwargs` .'foo': 1."),
         ("multitask_baseline_nano", {"depth": 2}, "`depth` has no effect, got 2"),
-        ("hf-hub:org/name", {}, "Unknown source in 'hf-hub:org/name'"),
-        ("local-dir:x", {"checkpoint_path": "y"}, "'checkpoint_path'. cannot go with 'local-dir:'"),
+        ("demt_nano", {"backbone_kwargs": {"checkpoint_path": "x"}}, "without .'checkpoint_path'."),
+        ("demt_nano", {"width": 8200}, "no number above 8192 in a model's configuration, got 8200"),
+        ("demt_nano", {"backbone_kwargs": {"depths": [2, 10**9]}}, "no number above 8192"),
+        ("hub:org/name", {}, "Unknown source in 'hub:org/name'"),
+        ("hf-hub:name", {}, "a repository hf-hub:org/name"),
+        ("local-dir:x", {"checkpoint_path": "y"}, "'local-dir:x' brings its weights.*'checkpoint_path'. cannot go"),
         ("demt_nano", {"pretrained": True}, "No weights are published for 'demt_nano' yet"),
         ("demt_nano", {"pretrained_cfg_overlay": {"mean_": 1}}, "Unknown keys"),
         (3, {}, "`model_name` to be a string"),
