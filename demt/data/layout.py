@@ -94,8 +94,8 @@ class Layout:
 
     def read_label(
         self, root: Path, split: str, id: str, task: str, derive: Mapping[str, Derive] | None = None
-    ) -> tuple[Label, Path]:
-        """The label map of one task, and where it comes from.
+    ) -> Label:
+        """The label map of one task.
 
         Args:
             root: Folder of the data set.
@@ -113,7 +113,7 @@ class Layout:
         else:
             also = [root / file.also.format(split=split, id=id)] if file.also else []
             stored = (derive or {})[file.derive](path, *also)
-        return file.encoding.decode(stored, self.tasks[task], path), path
+        return file.encoding.decode(stored, self.tasks[task], path)
 
 
 def read_id_list(path: Path) -> list[str]:
