@@ -1,15 +1,20 @@
 """demt: multi-task dense prediction with DeMT, DeMTG and DeGMix."""
 
-from demt.card import ModelCard
-from demt.config import ModelConfig, PretrainedCfg
-from demt.factory import create_model
-from demt.fuse import fuse
-from demt.images import preprocess
-from demt.models import MultiTaskModel
-from demt.predict import predict
-from demt.registry import is_model, list_models, register_model
-from demt.released import load_released
-from demt.tasks import Task
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from demt.card import ModelCard
+    from demt.config import ModelConfig, PretrainedCfg
+    from demt.factory import create_model
+    from demt.fusing import fuse
+    from demt.images import preprocess
+    from demt.models import MultiTaskModel
+    from demt.prediction import predict
+    from demt.registry import is_model, list_models, register_model
+    from demt.released import load_released
+    from demt.tasks import Task
 
 __version__ = "0.1.0.dev0"
 
@@ -29,3 +34,37 @@ __all__ = [
     "preprocess",
     "register_model",
 ]
+
+#: Where the names are defined. torch and timm take seconds to import: that is done when a name is first used, so that
+#: the command line answers at once.
+_HOMES = {
+    "ModelCard": "demt.card",
+    "ModelConfig": "demt.config",
+    "MultiTaskModel": "demt.models",
+    "PretrainedCfg": "demt.config",
+    "Task": "demt.tasks",
+    "create_model": "demt.factory",
+    "fuse": "demt.fusing",
+    "is_model": "demt.registry",
+    "list_models": "demt.registry",
+    "load_released": "demt.released",
+    "predict": "demt.prediction",
+    "preprocess": "demt.images",
+    "register_model": "demt.registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    value: Any
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif not name.startswith("_") and importlib.util.find_spec(f"demt.{name}") is not None:
+        value = importlib.import_module(f"demt.{name}")
+    else:
+        raise AttributeError(f"module 'demt' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

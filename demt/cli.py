@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 
 from demt.cli_boundary import eval_boundary
+from demt.cli_common import console, errors, friendly_errors
+from demt.cli_fetch import fetch
+from demt.cli_info import info
+from demt.cli_list import list_models
+from demt.cli_publish import publish
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="demt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
 )
-console = Console()
-errors = Console(stderr=True)
 
 
 def _version(wanted: bool) -> None:
@@ -61,7 +60,7 @@ def predict(
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, mps …")] = "cpu",
 ) -> None:
     """Predict every task of a model on images: a picture per task, a panel, and the values in one .npz, per image."""
-    with _friendly_errors():
+    with friendly_errors():
         from demt.save import save_predictions
 
         where = _device(device)
@@ -81,7 +80,7 @@ def convert(
     folder: Annotated[Path, typer.Argument(help="Where config.json and model.safetensors are written.")],
 ) -> None:
     """Convert a checkpoint of the released code into a folder that demt loads."""
-    with _friendly_errors():
+    with friendly_errors():
         from demt.convert import convert as convert_names
         from demt.models import MultiTaskModel
         from demt.released import build, read_checkpoint, summary
@@ -101,16 +100,10 @@ def convert(
 
 
 app.command("eval-boundary")(eval_boundary)
-
-
-@contextmanager
-def _friendly_errors() -> Iterator[None]:
-    """What a user can mend is one line, not a stack trace."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        errors.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
-        raise typer.Exit(1) from error
+app.command("fetch")(fetch)
+app.command("list")(list_models)
+app.command("info")(info)
+app.command("publish")(publish)
 
 
 def _device(name: str) -> torch.device:
@@ -126,6 +119,7 @@ def _load(name: str, random_weights: bool) -> MultiTaskModel:
     import torch
 
     import demt
+    from demt.availability import weights_of
     from demt.hub import HUB, LOCAL
 
     path = Path(name)
@@ -143,8 +137,7 @@ def _load(name: str, random_weights: bool) -> MultiTaskModel:
         raise FileNotFoundError(f"No folder or checkpoint at {name!r}")
     else:
         torch.manual_seed(0)
-        has_weights = name in demt.list_models(pretrained=True)
-        if not has_weights and demt.is_model(name) and not random_weights:
+        if not random_weights and demt.is_model(name) and weights_of(name) is None:
             raise ValueError(f"There are no weights for {name!r} yet; add --random-weights to try it without")
         network = demt.create_model(name, pretrained=not random_weights)
     if not isinstance(network, demt.MultiTaskModel):

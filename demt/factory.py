@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import nn
 
 from demt.config import Family, ModelConfig, PretrainedCfg, check_keys
+from demt.fetched import fetched_folder, how_to_get
 from demt.folders import read_folder, read_safetensors
 from demt.hub import HUB, LOCAL, download
 from demt.models import MultiTaskModel
@@ -107,9 +108,13 @@ def create_model(
 
 
 def _pretrained_folder(name: str, cfg: PretrainedCfg, cache_dir: str | PathLike[str] | None) -> Path:
-    """The folder that holds the weights of a name."""
+    """The folder that holds the weights of a name: what `demt fetch` made, or else the Hub's."""
+    if (folder := fetched_folder(name, cache_dir)) is not None:
+        return folder
     if cfg.hf_hub_id is not None:
         return download(cfg.hf_hub_id, revision=cfg.revision, sha256=cfg.sha256, cache_dir=cache_dir)
+    if (command := how_to_get(name, cache_dir)) is not None:
+        raise ValueError(f"No weights of {name!r} are on this machine. {command}")
     raise ValueError(
         f"No weights are published for {name!r} yet. Create it with pretrained=False, load a checkpoint of "
         "the released code with demt.load_released(path), or give checkpoint_path= of a safetensors file"

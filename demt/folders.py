@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -105,6 +106,15 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
             f"{str(path)!r} is not a whole safetensors file ({error}); copy or download it again. "
             "Checkpoints of the released code are read by demt.load_released"
         ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Checksum of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_whole(path: Path, write: Callable[[str], Any]) -> None:

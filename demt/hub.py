@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import logging
 import re
@@ -22,7 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from demt.folders import CARD, CONFIG, WEIGHTS
+from demt.folders import CARD, CONFIG, WEIGHTS, file_sha256
 
 HUB, LOCAL = "hf-hub:", "local-dir:"
 # huggingface_hub 1.x stands on httpx and 2.x on httpx2, whose errors it lets through where no answer comes.
@@ -260,12 +259,8 @@ def _readable_errors(wanted: _Wanted) -> Iterator[None]:
 
 
 def _check_sha256(path: Path, expected: str, wanted: _Wanted) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    if digest.hexdigest() != expected:
+    if (found := file_sha256(path)) != expected:
         raise ValueError(
-            f"{WEIGHTS} of {wanted} has sha256 {digest.hexdigest()}, expected {expected}: nothing was loaded. If the "
+            f"{WEIGHTS} of {wanted} has sha256 {found}, expected {expected}: nothing was loaded. If the "
             f"file was damaged, MultiTaskModel.from_pretrained({str(wanted)!r}, force_download=True) mends the cache"
         )

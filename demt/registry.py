@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -27,6 +28,12 @@ class Entry:
 _entries: dict[str, Entry] = {}
 _functions: dict[str, Callable[..., nn.Module]] = {}
 _Function = TypeVar("_Function", bound=Callable[..., nn.Module])
+
+
+def _known() -> dict[str, Entry]:
+    """All entries; the built-in ones are registered by the table of variants, which is read when first asked for."""
+    importlib.import_module("demt.models.variants")
+    return _entries
 
 
 def register_config(
@@ -63,7 +70,7 @@ def register_model(function: _Function) -> _Function:
         True
     """
     name = function.__name__
-    if name in _entries:
+    if name in _known():
         raise ValueError(f"The name {name!r} belongs to a built-in model; rename the function")
     _functions[name] = function
     return function
@@ -75,12 +82,20 @@ def split_name(name: str) -> tuple[str, str]:
     return arch, tag
 
 
+def full_name(name: str) -> str:
+    """The name with its tag, the default one if it has none; unchanged if unknown."""
+    arch, tag = split_name(name)
+    entry = _known().get(arch)
+    return name if tag or entry is None else f"{arch}.{next(iter(entry.tags))}"
+
+
 def is_model(name: str) -> bool:
     """Whether `create_model` knows the name, with or without tag."""
     arch, tag = split_name(name)
     if arch in _functions:
         return not tag
-    return arch in _entries and (not tag or tag in _entries[arch].tags)
+    entry = _known().get(arch)
+    return entry is not None and (not tag or tag in entry.tags)
 
 
 def list_models(
@@ -98,13 +113,18 @@ def list_models(
         >>> demt.list_models("*_nano")
         ['degmix_nano', 'demt_nano', 'demtg_nano', 'multitask_baseline_nano']
     """
-    names = sorted([*_entries, *_functions])
+    names = sorted([*_known(), *_functions])
     if pretrained:
-        tagged = ((f"{arch}.{tag}", cfg) for arch, entry in _entries.items() for tag, cfg in entry.tags.items())
+        tagged = ((f"{arch}.{tag}", cfg) for arch, entry in _known().items() for tag, cfg in entry.tags.items())
         names = sorted(name for name, cfg in tagged if cfg.file or cfg.hf_hub_id)
     included = _patterns(filter) or ["*"]
     excluded = _patterns(exclude_filters)
     return [n for n in names if _fits(n, included) and not _fits(n, excluded)]
+
+
+def list_tags() -> dict[str, list[str]]:
+    """Tags of every built-in model, the default one first, by the models' names in alphabetical order."""
+    return {name: list(entry.tags) for name, entry in sorted(_known().items())}
 
 
 def get_function(name: str) -> Callable[..., nn.Module] | None:
@@ -115,11 +135,12 @@ def get_function(name: str) -> Callable[..., nn.Module] | None:
 def get_config(name: str) -> tuple[ModelConfig, PretrainedCfg]:
     """Configuration and preprocessing of a name; raises `ValueError` with the nearest names for a typo."""
     arch, tag = split_name(name)
-    if arch not in _entries:
-        close = get_close_matches(arch, [*_entries, *_functions], n=3, cutoff=0.5)
+    entries = _known()
+    if arch not in entries:
+        close = get_close_matches(arch, [*entries, *_functions], n=3, cutoff=0.5)
         hint = f"did you mean one of {close}? " if close else ""
         raise ValueError(f"Unknown model {name!r}; {hint}demt.list_models() lists all")
-    entry = _entries[arch]
+    entry = entries[arch]
     if tag and tag not in entry.tags:
         raise ValueError(f"Unknown tag {tag!r} of model {arch!r}; its tags are {sorted(entry.tags)}")
     tag = tag or next(iter(entry.tags))

@@ -14,7 +14,7 @@ from torch import Tensor
 from demt.folders import write_whole
 from demt.images import read_image
 from demt.models import MultiTaskModel
-from demt.predict import Prediction, predict
+from demt.prediction import Prediction, predict
 from demt.viz import panel, task_picture
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,3 +100,33 @@ def _query_entry(
         return {}
     parts = [state.get(f"head.queries.{task}.{p}.{leaf}", torch.zeros_like(tensor)) for p in ("query", "key", "value")]
     return {f"{prefix}.in_proj_{leaf}": torch.cat(parts)}
+
+
+def lightning_classes(monkeypatch: Any) -> tuple[type, type]:
+    """Classes under Lightning's names, in modules that are there while a file is written."""
+    callbacks = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+    callbacks.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": callbacks.__name__})
+    parsing = types.ModuleType("pytorch_lightning.utilities.parsing")
+    parsing.AttributeDict = type("AttributeDict", (dict,), {"__module__": parsing.__name__})
+    for module in (callbacks, parsing):
+        parent = ""
+        for part in module.__name__.split("."):
+            parent = f"{parent}.{part}".lstrip(".")
+            monkeypatch.setitem(sys.modules, parent, sys.modules.get(parent) or types.ModuleType(parent))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return callbacks.ModelCheckpoint, parsing.AttributeDict
+
+
+def save_as_lightning(state: dict[str, Tensor], file: Path, monkeypatch: Any, **more: Any) -> None:
+    """Write a checkpoint as Lightning 1.1 does, whose classes are gone again when this returns."""
+    with monkeypatch.context() as patch:
+        checkpoint_class, attribute_dict = lightning_classes(patch)
+        content = {
+            "epoch": 9,
+            "pytorch-lightning_version": "1.1.8",
+            "callbacks": {checkpoint_class: {"best_model_score": 0.5, "dirpath": file.parent}},
+            "hyper_parameters": attribute_dict(lr=1e-3),
+            "optimizer_states": [{"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 1e-3}]}],
+            "state_dict": state,
+        }
+        torch.save({**content, **more}, file)

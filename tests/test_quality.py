@@ -21,9 +21,30 @@ def test_checkers(command):
 
 def test_importing_demt_takes_no_optional_dependency():
     optional = ["numba", "accelerate", "torchjd", "skimage", "sklearn", "onnx", "gdown", "peft"]
-    code = f"import sys, demt; print([m for m in {optional} if m in sys.modules])"
+    code = (
+        "import sys, demt; [getattr(demt, name) for name in demt.__all__]; "
+        f"print([m for m in {optional} if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_command_line_answers_before_torch_is_imported():
+    code = "import sys, demt.cli; print([m for m in ('torch', 'timm', 'huggingface_hub') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+    code = "import sys, demt.cli; demt.cli.app(['list'], standalone_mode=False); print('timm' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_names_are_there_however_they_are_reached():
+    code = (
+        "import demt.save, demt; assert callable(demt.predict); assert demt.tasks.DATASETS; "
+        "assert demt.registry.list_models('demt_nano') == ['demt_nano']; assert set(demt.__all__) <= set(dir(demt)); "
+        "assert not hasattr(demt, 'nothing')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_public_surface():

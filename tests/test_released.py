@@ -15,7 +15,7 @@ import demt
 from demt.convert import convert
 from demt.models.variants import BACKBONES
 from demt.released import read_checkpoint
-from tests.released_form import released_form
+from tests.released_form import released_form, save_as_lightning
 
 FAMILIES = ["demt", "demtg", "degmix"]
 
@@ -112,41 +112,13 @@ def test_wrong_sources(tmp_path):
         demt.load_released(file)
 
 
-@pytest.fixture
-def lightning(monkeypatch):
-    """Modules under Lightning's names, there while a file is written and gone when it is read."""
-    callbacks = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
-    callbacks.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": callbacks.__name__})
-    parsing = types.ModuleType("pytorch_lightning.utilities.parsing")
-    parsing.AttributeDict = type("AttributeDict", (dict,), {"__module__": parsing.__name__})
-    for module in (callbacks, parsing):
-        parent = ""
-        for part in module.__name__.split("."):
-            parent = f"{parent}.{part}".lstrip(".")
-            monkeypatch.setitem(sys.modules, parent, sys.modules.get(parent) or types.ModuleType(parent))
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    return callbacks.ModelCheckpoint, parsing.AttributeDict
-
-
-def test_lightning_files_are_read_without_lightning(lightning, tmp_path):
-    checkpoint_class, attribute_dict = lightning
+def test_lightning_files_are_read_without_lightning(monkeypatch, tmp_path):
+    for module in [name for name in sys.modules if name.startswith("pytorch_lightning")]:
+        monkeypatch.delitem(sys.modules, module)
     model, state = released_state("demtg_hrnet_w18.nyud")
     file = tmp_path / "epoch=9.ckpt"
-    torch.save(
-        {
-            "epoch": 9,
-            "pytorch-lightning_version": "1.1.8",
-            "callbacks": {checkpoint_class: {"best_model_score": np.float64(0.5), "dirpath": tmp_path}},
-            "hyper_parameters": attribute_dict(lr=1e-3, tasks=["semseg"], options=types.SimpleNamespace(a=1)),
-            "optimizer_states": [{"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 1e-3}]}],
-            "lr_schedulers": [],
-            "state_dict": state,
-        },
-        file,
-    )
-    for module in list(sys.modules):
-        if module.startswith("pytorch_lightning"):
-            del sys.modules[module]
+    scores = {"scores": {"best": np.float64(0.5)}, "lr_schedulers": [], "options": types.SimpleNamespace(a=1)}
+    save_as_lightning(state, file, monkeypatch, **scores)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(file, weights_only=True)
     loaded = demt.load_released(file)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from demt.layers.checks import check_choice, check_divides, check_maps, check_positive
 from demt.ops import deform_mix
+from demt.ops.autocast import without_autocast
 
 InitialOffsets = Literal["released", "zero"]
 
@@ -69,7 +70,7 @@ class SpatialDeformable(nn.Module):
     def offsets(self, x: Tensor) -> Tensor:
         """Offsets (B, 2·groups, H, W) in pixels; float32 at least, as half precision cannot hold coordinates."""
         hidden = self._hidden(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return F.conv2d(hidden, *self._offset_parameters(hidden), padding=1, groups=2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class SpatialDeformable(nn.Module):
         return deform_mix(x, hidden, *self._offset_parameters(hidden), self.proj.weight[..., 0, 0], self.proj.bias)
 
     def _hidden(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             dtype = torch.promote_types(x.dtype, torch.float32)
             weight, bias = self.position.weight.to(dtype), self.position.bias
             u = F.conv2d(x.to(dtype), weight, None if bias is None else bias.to(dtype), padding=1)

@@ -13,6 +13,7 @@ from demt.layers.checks import check_choice, check_divides, check_maps
 from demt.layers.linear import Linear
 from demt.layers.tokens import channels_first, channels_last
 from demt.ops import linear
+from demt.ops.autocast import without_autocast
 
 QueryAttention = Literal["pixelwise", "linear", "global"]
 
@@ -112,7 +113,7 @@ class TaskQueryBlock(nn.Module):
 
     def _linear(self, x: Tensor, fused: Tensor, gram: Tensor | None) -> Tensor:
         """Q·(KᵀV) with all projections folded into one D×D matrix per image: no keys and values of tokens exist."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             gram = token_gram(channels_first(fused)) if gram is None else gram
             key, value = (
                 rearrange(_with_norm(layer, norm, gram.dtype), "(n d) c -> n d c", n=self.heads)
@@ -145,7 +146,7 @@ def token_gram(fused: Tensor) -> Tensor:
     With f the tokens (B, T, D, H, W) normalised over D (no affine) and a 1 appended: Σ f fᵀ, (B, D + 1, D + 1), in
     float32 or float64. Query blocks over the same fused maps can share it.
     """
-    with torch.autocast(fused.device.type, enabled=False):
+    with without_autocast(fused.device):
         tokens = channels_last(fused).flatten(1, -2)
         tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         tokens = F.pad(F.layer_norm(tokens, tokens.shape[-1:]), (0, 1), value=1.0)

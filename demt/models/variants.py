@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from demt.config import ModelConfig, PretrainedCfg
@@ -30,6 +31,17 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
 NANO_BACKBONE = "edgenext_xx_small.in1k"
 NANO: dict[str, Any] = {"width": 64, "head_width": 32}
 
+#: Published models that differ from a variant in more than its tags: name, family, backbone, changes.
+SPECIAL: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("demt_swin_tiny_depth2", "demt", "swin_tiny", {"depth": 2}),
+)
+#: Published models trained with the backbone frozen: further tags. What exactly is in them, only their files tell.
+TUNING = {"swin_tiny": ("nyud", "pascal"), "swin_large": ("pascal",)}
+
+#: Models on the Hugging Face Hub: by name their repository, commit and sha256 of model.safetensors, as
+#: `demt publish --push` prints them.
+HUB: dict[str, tuple[str, str, str]] = {}
+
 #: Training sizes of the data sets.
 SIZES = {"nyud": (3, 425, 560), "pascal": (3, 512, 512), "cityscapes": (3, 512, 1024)}
 
@@ -46,12 +58,23 @@ def variant(family: str, backbone: str, tasks: Any) -> ModelConfig:
 
 def _register() -> None:
     for family, options in FAMILIES.items():
-        tags = {tag: PretrainedCfg(tag=tag, input_size=size) for tag, size in SIZES.items()}
         for backbone in BACKBONES:
-            register_config(f"{family}_{backbone}", variant(family, backbone, "nyud"), tags, DATASETS)
-        nano = {tag: PretrainedCfg(tag=tag, input_size=(3, 192, 256)) for tag in SIZES}
+            tuning = TUNING.get(backbone, ()) if family in ("demtg", "degmix") else ()
+            sizes = {**SIZES, **{f"{tag}_tuning": SIZES[tag] for tag in tuning}}
+            _register_tags(f"{family}_{backbone}", variant(family, backbone, "nyud"), sizes)
         config = ModelConfig(family=family, backbone=NANO_BACKBONE, tasks="nyud", **{**options, **NANO})  # type: ignore[arg-type]
-        register_config(f"{family}_nano", config, nano, DATASETS)
+        _register_tags(f"{family}_nano", config, dict.fromkeys(SIZES, (3, 192, 256)))
+    for name, family, backbone, changes in SPECIAL:
+        _register_tags(name, variant(family, backbone, "nyud").replace(**changes), SIZES)
+
+
+def _register_tags(name: str, config: ModelConfig, sizes: Mapping[str, tuple[int, int, int]]) -> None:
+    """Register a configuration with a tag for each entry of `sizes`, with the tasks of the data set it begins with."""
+    tags = {}
+    for tag, size in sizes.items():
+        repository, revision, sha256 = HUB.get(f"{name}.{tag}", (None, None, None))
+        tags[tag] = PretrainedCfg(tag=tag, input_size=size, hf_hub_id=repository, revision=revision, sha256=sha256)
+    register_config(name, config, tags, {tag: DATASETS[tag.partition("_")[0]] for tag in tags})
 
 
 _register()

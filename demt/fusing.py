@@ -68,14 +68,17 @@ class FusedModel(MultiTaskModel):
 
 
 class _FoldedInteraction(TaskInteractionBlock):
-    def _pointwise(self, tokens: Tensor) -> Tensor:
-        out: Tensor = self.folded(tokens)
-        return out
+    folded: Linear
+
+    def composed(self) -> tuple[Tensor, Tensor]:
+        return self.folded.weight, self.folded.bias
 
 
 class _FoldedQuery(TaskQueryBlock):
+    folded: Linear
+
     def composed(self) -> tuple[Tensor, Tensor]:
-        return self.folded.weight, self.folded.bias  # type: ignore[return-value]
+        return self.folded.weight, self.folded.bias
 
 
 def _fold(module: nn.Module) -> None:
