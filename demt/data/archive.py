@@ -8,7 +8,7 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -161,7 +161,7 @@ def safe_parts(name: str) -> list[str]:
     return [part for part in name.split("/") if part not in ("", ".")]
 
 
-def _members(archive: Path, limits: Limits) -> Iterator[Member]:
+def _members(archive: Path, limits: Limits) -> Generator[Member, None, None]:
     with archive.open("rb") as file:
         start = file.read(512)
     if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
@@ -171,7 +171,7 @@ def _members(archive: Path, limits: Limits) -> Iterator[Member]:
     raise ArchiveError("is no .zip, .tar or .tar.gz file; unpack it with its own tool")
 
 
-def _members_of_zip(archive: Path, limits: Limits) -> Iterator[Member]:
+def _members_of_zip(archive: Path, limits: Limits) -> Generator[Member, None, None]:
     with zipfile.ZipFile(archive) as file:
         infos = file.infolist()
         limits.check(len(infos), sum(info.file_size for info in infos), archive.stat().st_size)
@@ -186,7 +186,7 @@ def _members_of_zip(archive: Path, limits: Limits) -> Iterator[Member]:
             yield Member(info.filename, info.file_size, info.is_dir(), partial(file.open, info))
 
 
-def _members_of_tar(archive: Path, compressed: bool) -> Iterator[Member]:
+def _members_of_tar(archive: Path, compressed: bool) -> Generator[Member, None, None]:
     with gzip.open(archive) if compressed else archive.open("rb") as raw:
         stream = _Headers(raw)
         with tarfile.open(fileobj=stream, mode="r:") as file:  # type: ignore[call-overload]

@@ -64,6 +64,7 @@ class MultiTaskFolder(FileDataset):
             raise ValueError(f"`encodings` names {unknown}, but `tasks` are {list(resolved)}")
         if not self.root.is_dir():
             raise MissingFileError(f"No folder {str(self.root)!r}")
+        self.images = images if index is None else None
         if index is None:
             rows = _rows_of_folders(self.root, images, list(resolved))
         else:
@@ -111,10 +112,10 @@ Row = dict[str, str]
 
 
 def _rows_of_folders(root: Path, images: str, tasks: list[str]) -> dict[str, Row]:
-    found = _by_name(root / images, (*PICTURES, ".npy"))
+    found = by_name(root / images, (*PICTURES, ".npy"))
     rows = {name: {"image": f"{images}/{file}"} for name, file in sorted(found.items())}
     for task in tasks:
-        labels = {name: file for name, file in _by_name(root / task, PICTURES + ARRAYS).items() if name in rows}
+        labels = {name: file for name, file in by_name(root / task, PICTURES + ARRAYS).items() if name in rows}
         if not labels:
             raise DataError(
                 f"No file in {str(root / task)!r} has the name of an image in {str(root / images)!r}, e.g. "
@@ -125,7 +126,8 @@ def _rows_of_folders(root: Path, images: str, tasks: list[str]) -> dict[str, Row
     return rows
 
 
-def _by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, str]:
+def by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, str]:
+    """Files below a folder, by their names without the ending. Raises `DataError` if two have one name."""
     if not folder.is_dir():
         raise MissingFileError(f"No folder {str(folder)!r}")
     found: dict[str, str] = {}

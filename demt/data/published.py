@@ -128,3 +128,9 @@ class PASCALContext(PublishedDataset):
 
     def _derive(self) -> Mapping[str, Derive]:
         return derived_labels(self.cache_dir)
+
+
+#: Readers by data set, as `demt.data.layouts.LAYOUTS` names them.
+READERS: Mapping[str, type[PublishedDataset]] = {
+    reader.dataset: reader for reader in (NYUDv2, PASCALContext, Cityscapes)
+}
