@@ -54,7 +54,7 @@ def check_published(
     root = Path(root)
     if not root.is_dir():
         raise MissingFileError(f"{str(root)!r} is no folder" if root.exists() else f"No folder {str(root)!r}")
-    name, found, notes = _layout(root, dataset, layout, tasks)
+    name, found, notes = layout_of(root, dataset, layout, tasks)
     if unknown := sorted(set(splits or ()) - set(found.splits)):
         raise ValueError(f"Expected splits of {list(found.splits)}, got {unknown}")
     datasets: dict[str, FileDataset] = {}
@@ -107,7 +107,10 @@ def check_folder(
     return report
 
 
-def _layout(root: Path, dataset: str | None, layout: str, tasks: Sequence[str] | None) -> tuple[str, Layout, list[str]]:
+def layout_of(
+    root: Path, dataset: str | None, layout: str, tasks: Sequence[str] | None
+) -> tuple[str, Layout, list[str]]:
+    """Data set and layout that a folder has, found where not given, and notes. Raises `DataError` if there is none."""
     if dataset is not None and dataset not in READERS:
         raise ValueError(f"Expected a data set of {list(READERS)}, got {dataset!r}")
     if layout != "auto" and dataset is not None:

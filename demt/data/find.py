@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from demt.data.files import DataError
 from demt.data.layout import Layout
 from demt.data.layouts import LAYOUTS
+
+T = TypeVar("T")
 
 #: Samples of each split that are looked for.
 _SAMPLES = 16
@@ -60,7 +62,7 @@ def _share(layout: Layout, root: Path, tasks: Sequence[str] | None) -> float:
     return sum(there.values()) / count / len(there)
 
 
-def spread(items: Sequence[str], count: int | None) -> list[str]:
+def spread(items: Sequence[T], count: int | None) -> list[T]:
     """At most `count` of the items, evenly spread."""
     if count is None or count >= len(items):
         return list(items)
