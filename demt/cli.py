@@ -11,6 +11,7 @@ from rich.progress import track
 
 from demt.cli_boundary import eval_boundary
 from demt.cli_common import console, errors, friendly_errors
+from demt.cli_data import data
 from demt.cli_fetch import fetch
 from demt.cli_info import info
 from demt.cli_list import list_models
@@ -99,6 +100,7 @@ def convert(
         console.print(f'Written to {folder}; load with demt.create_model("local-dir:{folder}")', soft_wrap=True)
 
 
+app.add_typer(data, name="data")
 app.command("eval-boundary")(eval_boundary)
 app.command("fetch")(fetch)
 app.command("list")(list_models)

@@ -145,5 +145,5 @@ def _in_two_splits(datasets: Mapping[str, FileDataset]) -> list[Problem]:
     (first, one), (second, other) = datasets.items()
     if not (shared := sorted(set(one.ids) & set(other.ids))):
         return []
-    message = f"{len(shared)} samples are in both {first} and {second}, e.g. {shared[0]!r}"
+    message = f"{first} and {second} share {len(shared)} of their samples, e.g. {shared[0]!r}"
     return [Problem(kind="split", message=message)]

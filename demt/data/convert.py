@@ -102,6 +102,9 @@ def convert(
     if not datasets:
         raise MissingFileError(f"{str(root)!r} has no list of a split, such as {old.ids!r}")
     chosen = next(iter(datasets.values())).tasks
+    for split, reader in datasets.items():
+        if outside := [id for id in reader.ids if ".." in Path(id).parts or Path(id).is_absolute()]:
+            raise DataError(f"The list of {split!r} holds {outside[0]!r}, which leads out of the data set")
     changes = {name: Change() for name in ("image", *chosen)}
     places = [(split, index) for split, dataset in datasets.items() for index in range(len(dataset))]
     with new_folder(target) as folder:

@@ -76,7 +76,7 @@ def values_of_label(label: Label, task: Task) -> Values:
         return values
     known = maps[:, labelled].astype(np.float64)
     if isinstance(label, SurfaceNormals):
-        known = np.linalg.norm(known, axis=0)
+        known = np.linalg.norm(known, axis=0, keepdims=True)
         values.off_unit = int((np.abs(known - 1) > _OFF).sum())
     values.low, values.high, values.total = float(known.min()), float(known.max()), float(known.mean(0).sum())
     return values
