@@ -30,7 +30,7 @@ _EXAMPLES = 3
 
 def heading(report: Report) -> str:
     """Which data set it is."""
-    return f"{_NAMES[report.dataset]}, layout {report.layout}" if report.dataset else f"Own data, {report.root.name}"
+    return f"{_NAMES[report.dataset]}, layout {report.layout}" if report.dataset else "Own data"
 
 
 def show_report(report: Report, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import stat
 import tarfile
@@ -20,6 +21,17 @@ from demt.data.staging import new_folder
 _CHUNK = 2**20
 #: Archives that unpack to less than this are no bombs, however well they are packed.
 _HARMLESS = 2**26
+
+#: What the libraries raise for archives that are not whole.
+_DAMAGE = (
+    EOFError,
+    NotImplementedError,
+    UnicodeError,
+    zlib.error,
+    gzip.BadGzipFile,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
 
 
 class ArchiveError(ValueError):
@@ -55,7 +67,7 @@ class Limits:
         if count > self.files:
             raise ArchiveError(f"holds more than {self.files:,} files; raise the limit if that is right")
         if size > self.size:
-            raise ArchiveError(f"unpacks to more than {self.size / 2**30:,.1f} GiB; raise the limit if that is right")
+            raise ArchiveError(f"unpacks to more than {self.size / 2**30:.3g} GiB; raise the limit if that is right")
         if size > max(_HARMLESS, self.ratio * packed):
             raise ArchiveError(
                 f"unpacks to more than {self.ratio:g} times its {packed:,} bytes, as bombs do; raise the limit if that "
@@ -90,8 +102,13 @@ def unpack(archive: Path, target: Path, *, limits: Limits | None = None) -> int:
             return _Unpacking(folder, limits, archive.stat().st_size).run(members)
     except ArchiveError as error:
         raise ArchiveError(f"{str(archive)!r} {error}") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise ArchiveError(f"{str(archive)!r} is damaged or cut off ({error}); fetch it again") from error
+    except OSError as error:
+        # Seeking to where a damaged header points.
+        if error.errno != errno.EINVAL:
+            raise
+        raise ArchiveError(f"{str(archive)!r} is damaged; fetch it again") from error
     except RecursionError as error:
         raise ArchiveError(f"{str(archive)!r} holds headers of headers without end; refused") from error
 

@@ -53,7 +53,9 @@ def check_published(
     """
     root = Path(root)
     if not root.is_dir():
-        raise MissingFileError(f"{str(root)!r} is no folder" if root.exists() else f"No folder {str(root)!r}")
+        raise MissingFileError(
+            f"{str(root)!r} is no folder; archives: demt data unpack" if root.exists() else f"No folder {str(root)!r}"
+        )
     name, found, notes = layout_of(root, dataset, layout, tasks)
     if unknown := sorted(set(splits or ()) - set(found.splits)):
         raise ValueError(f"Expected splits of {list(found.splits)}, got {unknown}")
