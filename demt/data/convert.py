@@ -125,10 +125,9 @@ def _check(dataset: str, old: Layout, new: Layout) -> None:
     for name, task in old.tasks.items():
         other = new.tasks[name]
         if (task.channels, task.unit) != (other.channels, other.unit):
-            units = f"{task.channels} channels in {task.unit or 'no unit'}"
-            others = f"{other.channels} channels in {other.unit or 'no unit'}"
+            own, its = (f"{t.channels} channels (unit {t.unit or 'none'})" for t in (task, other))
             raise ValueError(
-                f"{dataset} {old.name!r} cannot become {new.name!r}: its {name} has {units}, the other's {others}"
+                f"{dataset} {old.name!r} cannot become {new.name!r}: its {name} has {own}, that of {new.name!r} has {its}"
             )
 
 
@@ -158,7 +157,7 @@ def _convert_sample(
             after = new.read_label(folder, split, id, name).as_subclass(torch.Tensor).numpy()
             if not np.array_equal(before == IGNORE, after == IGNORE):
                 raise DataError(
-                    f"{str(path)!r} has pixels without a label, which {to.suffix} of {new.name!r} cannot mark"
+                    f"{str(path)!r} has pixels without a label, which {to.suffix} files of {new.name!r} cannot mark"
                 )
         changes[name].add(np.abs(after.astype(np.float64) - before))
 

@@ -48,7 +48,7 @@ def contact_sheet(datasets: Mapping[str, FileDataset], heading: str, *, rows: in
         [_cell(datasets[split], split, index, name) for name in ("image", *tasks)]
         for split, index in spread(places, rows)
     ]
-    heights = [max(_CELL[1] if cell.picture is None else cell.picture.height for cell in row) for row in cells]
+    heights = [max((cell.picture.height for cell in row if cell.picture), default=_CELL[1]) for row in cells]
     width = _CELL[0] + _GAP
     sheet = Image.new(
         "RGB", (_GAP + width * (1 + len(tasks)), _TOP + sum(heights) + (_CAPTION + _GAP) * len(cells)), _PAPER
