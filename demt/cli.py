@@ -11,6 +11,7 @@ from rich.progress import track
 from demt.cli_benchmark import benchmark
 from demt.cli_boundary import eval_boundary
 from demt.cli_common import console, errors, friendly_errors, parse_size
+from demt.cli_data import data
 from demt.cli_export import export
 from demt.cli_fetch import fetch
 from demt.cli_info import info
@@ -111,6 +112,7 @@ def convert(
 
 
 app.command()(export)
+app.add_typer(data, name="data")
 app.command("eval-boundary")(eval_boundary)
 app.command()(benchmark)
 app.command("fetch")(fetch)

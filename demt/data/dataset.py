@@ -102,6 +102,24 @@ class MultiTaskDataset(Dataset[Sample]):
         raise DataError(f"No sample of {len(self)} can be read; the first says: {self.skipped[self.ids[0]]}")
 
 
+class FileDataset(MultiTaskDataset):
+    """Base of the data sets that lie on disk: subclasses say in `files` and `read_label` where and what labels are."""
+
+    def files(self, index: int) -> dict[str, Path]:
+        """The files of the sample at `index`, there or not: ``"image"``, and one of each task that it has labels of."""
+        raise NotImplementedError
+
+    def read_label(self, index: int, task: str) -> Label:
+        """The label map (C, H, W) of one task, before the transform. Raises `DataError`."""
+        raise NotImplementedError
+
+    def read(self, index: int) -> Sample:
+        """The sample at `index`, before the transform. Raises `DataError`."""
+        files = self.files(index)
+        labels = ((task, self.read_label(index, task), path) for task, path in files.items() if task != "image")
+        return read_sample(files["image"], labels, self.ids[index])
+
+
 def read_sample(image: Path, labels: Iterable[tuple[str, Label, Path]], id: str) -> Sample:
     """A sample of an image file and labels with the files they come from.
 

@@ -11,16 +11,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from demt.data.collate import Sample
-from demt.data.dataset import MultiTaskDataset, OnError, Transform, read_sample
+from demt.data.dataset import FileDataset, OnError, Transform
 from demt.data.encoding import ENCODINGS, Encoding
 from demt.data.files import ARRAYS, PICTURES, DataError, MissingFileError, read_array, read_bytes
 from demt.data.layout import read_id_list
+from demt.data.tv_tensors import Label
 from demt.labels import is_class_map
 from demt.tasks import Task, TaskSpec, resolve_tasks
 
 
-class MultiTaskFolder(MultiTaskDataset):
+class MultiTaskFolder(FileDataset):
     """Own images and labels, with any tasks, of which any image may lack any.
 
     Without an index, images lie in ``root/images`` and labels in ``root/<task>``, under the same names but for the
@@ -64,6 +64,7 @@ class MultiTaskFolder(MultiTaskDataset):
             raise ValueError(f"`encodings` names {unknown}, but `tasks` are {list(resolved)}")
         if not self.root.is_dir():
             raise MissingFileError(f"No folder {str(self.root)!r}")
+        self.images = images if index is None else None
         if index is None:
             rows = _rows_of_folders(self.root, images, list(resolved))
         else:
@@ -73,26 +74,22 @@ class MultiTaskFolder(MultiTaskDataset):
         self._rows = list(rows.values())
         super().__init__(list(rows), resolved, transform=transform, on_error=on_error)
 
-    def read(self, index: int) -> Sample:
-        """The sample at `index`, before the transform. Raises `DataError`."""
+    def files(self, index: int) -> dict[str, Path]:
+        """The files of the sample at `index`: ``"image"``, and one of each task that it has labels of."""
         row = self._rows[index]
-        labels = (
-            (task, self._label(task, self.root / row[task]), self.root / row[task])
-            for task in self.tasks
-            if task in row
-        )
-        return read_sample(self.root / row["image"], labels, self.ids[index])
+        return {name: self.root / row[name] for name in ("image", *self.tasks) if name in row}
 
-    def _label(self, name: str, path: Path) -> Any:
-        encoding, task = self._encodings[name], self.tasks[name]
+    def read_label(self, index: int, task: str) -> Label:
+        """The label map (C, H, W) of one task, before the transform. Raises `DataError`."""
+        path, encoding = self.files(index)[task], self._encodings[task]
         if encoding is None:
-            if path.suffix.lower() in PICTURES and not is_class_map(task):
+            if path.suffix.lower() in PICTURES and not is_class_map(self.tasks[task]):
                 raise DataError(
                     f"{str(path)!r}: a picture does not tell what its values mean; declare "
-                    f"encodings={{{name!r}: ...}}, one of {sorted(ENCODINGS)} or an Encoding"
+                    f"encodings={{{task!r}: ...}}, one of {sorted(ENCODINGS)} or an Encoding"
                 )
-            encoding = Encoding(invalid=(0, math.nan) if Encoding().kind_for(task) == "depth" else ())
-        return encoding.decode(read_array(path, key=encoding.key, bits=encoding.bits), task, path)
+            encoding = Encoding(invalid=(0, math.nan) if Encoding().kind_for(self.tasks[task]) == "depth" else ())
+        return encoding.decode(read_array(path, key=encoding.key, bits=encoding.bits), self.tasks[task], path)
 
 
 def _encoding(task: Task, encodings: Mapping[str, str | Encoding]) -> Encoding | None:
@@ -115,10 +112,10 @@ Row = dict[str, str]
 
 
 def _rows_of_folders(root: Path, images: str, tasks: list[str]) -> dict[str, Row]:
-    found = _by_name(root / images, (*PICTURES, ".npy"))
+    found = by_name(root / images, (*PICTURES, ".npy"))
     rows = {name: {"image": f"{images}/{file}"} for name, file in sorted(found.items())}
     for task in tasks:
-        labels = {name: file for name, file in _by_name(root / task, PICTURES + ARRAYS).items() if name in rows}
+        labels = {name: file for name, file in by_name(root / task, PICTURES + ARRAYS).items() if name in rows}
         if not labels:
             raise DataError(
                 f"No file in {str(root / task)!r} has the name of an image in {str(root / images)!r}, e.g. "
@@ -129,7 +126,8 @@ def _rows_of_folders(root: Path, images: str, tasks: list[str]) -> dict[str, Row
     return rows
 
 
-def _by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, str]:
+def by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, str]:
+    """Files below a folder, by their names without the ending. Raises `DataError` if two have one name."""
     if not folder.is_dir():
         raise MissingFileError(f"No folder {str(folder)!r}")
     found: dict[str, str] = {}

@@ -71,11 +71,16 @@ class Layout:
             raise ValueError(f"Expected `split` to be one of {list(self.splits)}, got {split!r}")
         if self.ids is not None:
             return read_id_list(root / self.ids.format(split=split))
-        start, end = self.image.replace("{split}", split).split("{id}")
+        found = self.found_ids(root, split)
+        if not found:
+            raise MissingFileError(f"No images {str(root / self.image.format(split=split, id='**'))!r}")
+        return found
+
+    def found_ids(self, root: Path, split: str, pattern: str | None = None) -> list[str]:
+        """Ids of the files that are there, sorted: of the images, or of another pattern of this layout."""
+        start, end = (pattern or self.image).replace("{split}", split).split("{id}")
         folder = root / start
         found = [path.relative_to(folder).as_posix()[: -len(end)] for path in folder.rglob(f"*{end}")]
-        if not found:
-            raise MissingFileError(f"No images {str(folder / '**' / f'*{end}')!r}")
         return sorted(found, key=lambda name: (len(name), name) if name.isdigit() else (0, name))
 
     def image_path(self, root: Path, split: str, id: str) -> Path:
@@ -94,8 +99,8 @@ class Layout:
 
     def read_label(
         self, root: Path, split: str, id: str, task: str, derive: Mapping[str, Derive] | None = None
-    ) -> tuple[Label, Path]:
-        """The label map of one task, and where it comes from.
+    ) -> Label:
+        """The label map of one task.
 
         Args:
             root: Folder of the data set.
@@ -113,7 +118,7 @@ class Layout:
         else:
             also = [root / file.also.format(split=split, id=id)] if file.also else []
             stored = (derive or {})[file.derive](path, *also)
-        return file.encoding.decode(stored, self.tasks[task], path), path
+        return file.encoding.decode(stored, self.tasks[task], path)
 
 
 def read_id_list(path: Path) -> list[str]:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from demt.data.cache import default_folder
-from demt.data.collate import Sample
-from demt.data.dataset import MultiTaskDataset, OnError, Transform, read_sample
+from demt.data.dataset import FileDataset, OnError, Transform
 from demt.data.layout import Derive
 from demt.data.layouts import detect_layout, get_layout
 from demt.data.pascal import derived_labels
+from demt.data.tv_tensors import Label
 from demt.tasks import DATASETS
 
 
-class PublishedDataset(MultiTaskDataset):
+class PublishedDataset(FileDataset):
     """A data set of the table of layouts.
 
     Args:
@@ -58,12 +58,17 @@ class PublishedDataset(MultiTaskDataset):
         chosen = {name: task for name, task in self.layout.tasks.items() if wanted is None or name in wanted}
         super().__init__(self.layout.read_ids(self.root, split), chosen, transform=transform, on_error=on_error)
 
-    def read(self, index: int) -> Sample:
-        """The sample at `index`, before the transform. Raises `DataError`."""
-        id = self.ids[index]
-        derive = self._derive()
-        labels = ((task, *self.layout.read_label(self.root, self.split, id, task, derive)) for task in self.tasks)
-        return read_sample(self.layout.image_path(self.root, self.split, id), labels, id)
+    def files(self, index: int) -> dict[str, Path]:
+        """The files of the sample at `index`, there or not: ``"image"``, and one of each task."""
+        where = (self.root, self.split, self.ids[index])
+        return {
+            "image": self.layout.image_path(*where),
+            **{task: self.layout.label_path(*where, task) for task in self.tasks},
+        }
+
+    def read_label(self, index: int, task: str) -> Label:
+        """The label map (C, H, W) of one task, before the transform. Raises `DataError`."""
+        return self.layout.read_label(self.root, self.split, self.ids[index], task, self._derive())
 
     def _derive(self) -> Mapping[str, Derive]:
         return {}
@@ -123,3 +128,9 @@ class PASCALContext(PublishedDataset):
 
     def _derive(self) -> Mapping[str, Derive]:
         return derived_labels(self.cache_dir)
+
+
+#: Readers by data set, as `demt.data.layouts.LAYOUTS` names them.
+READERS: Mapping[str, type[PublishedDataset]] = {
+    reader.dataset: reader for reader in (NYUDv2, PASCALContext, Cityscapes)
+}

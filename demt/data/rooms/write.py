@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from demt.data.rooms.formats import FORMATS, LISTS
+from demt.data.staging import new_folder
 
 
 class Scenes(Protocol):
@@ -34,19 +32,8 @@ def write(scenes: Scenes, root: Path, dataset: str, layout: str | None, splits: 
             raise ValueError(f"Expected `splits` to give 'train' and 'val' a whole number >= 1, got {dict(splits)!r}")
     if not splits or sum(splits.values()) > len(scenes):
         raise ValueError(f"`splits` asks for {sum(splits.values())} scenes, but the data set has {len(scenes)}")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise FileExistsError(f"{str(root)!r} exists and is not empty; give a new folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
-    try:
-        _fill(scenes, partial, dataset, layout, splits)
-        partial.chmod(0o755)
-        if root.exists():
-            root.rmdir()
-        os.replace(partial, root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with new_folder(root) as folder:
+        _fill(scenes, folder, dataset, layout, splits)
 
 
 def _fill(scenes: Scenes, folder: Path, dataset: str, layout: str, splits: Mapping[str, int]) -> None:
