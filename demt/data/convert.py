@@ -127,7 +127,8 @@ def _check(dataset: str, old: Layout, new: Layout) -> None:
         if (task.channels, task.unit) != (other.channels, other.unit):
             own, its = (f"{t.channels} channels (unit {t.unit or 'none'})" for t in (task, other))
             raise ValueError(
-                f"{dataset} {old.name!r} cannot become {new.name!r}: its {name} has {own}, that of {new.name!r} has {its}"
+                f"{dataset} {old.name!r} cannot become {new.name!r}: its {name} has {own}, "
+                f"that of {new.name!r} has {its}"
             )
 
 
