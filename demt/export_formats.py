@@ -42,22 +42,28 @@ def check_available(format: str) -> None:
 
 
 def write(program: ExportedProgram, path: Path, format: str, metadata: Mapping[str, Any], opset: int) -> Runner | None:
-    """Write a captured program, and return what runs the file; None where nothing here can."""
-    if format == "onnx":
-        return _write_onnx(program, path, metadata, opset)
-    return (_write_pt2 if format == "pt2" else _write_aoti)(program, path, json.dumps(metadata))
+    """Write a captured program, and return what runs the file; None where nothing here can.
+
+    Raises:
+        ExportError: with the first line of what torch or the format's own library has against the program.
+    """
+    try:
+        if format == "onnx":
+            return _write_onnx(program, path, metadata, opset)
+        return (_write_pt2 if format == "pt2" else _write_aoti)(program, path, json.dumps(metadata))
+    except OSError:
+        raise
+    except Exception as error:
+        raise ExportError(f"This model cannot be written as {format}: {first_line(error)}") from error
 
 
 def _write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int) -> Runner | None:
     import onnx
 
     names = [task["name"] for task in metadata["tasks"]]
-    try:
-        written: Any = torch.onnx.export(
-            program, (), input_names=["images"], output_names=names, opset_version=opset, verbose=False
-        )
-    except RuntimeError as error:
-        raise ExportError(f"torch.onnx cannot write this model: {first_line(error)}") from error
+    written: Any = torch.onnx.export(
+        program, (), input_names=["images"], output_names=names, opset_version=opset, verbose=False
+    )
     _name_sizes(written.model.graph)
     for node in written.model.graph:
         node.metadata_props.clear()

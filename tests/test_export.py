@@ -240,6 +240,16 @@ def test_what_cannot_be_captured_is_said(model, monkeypatch):
         capture(network)
 
 
+@pytest.mark.parametrize("format", ["onnx", "pt2", "aoti"])
+def test_what_cannot_be_written_is_said(format, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such operator\nand pages more")
+
+    monkeypatch.setattr(export_formats, f"_write_{format}", fail)
+    with pytest.raises(ExportError, match=f"cannot be written as {format}: RuntimeError: no such operator$"):
+        export_formats.write(None, tmp_path / "model.pt2", format, {}, 20)
+
+
 MODES = {"released": {}, "papers": {"interaction": "global", "query": "global"}}
 
 
