@@ -12,6 +12,9 @@ from demt.data.values import Values
 from demt.labels import is_class_map
 from demt.tasks import Task
 
+#: Files of which it says something that all hold the same class, or that all lack a thing which most may lack.
+_SOME, _MANY = 4, 50
+
 Kind = Literal["split", "missing", "empty", "invalid", "size", "implausible"]
 
 
@@ -112,10 +115,13 @@ def _implausible(task: Task, values: Values) -> str | None:
         return None
     where = f"in {values.files} file{'s' if values.files > 1 else ''}"
     if not values.labelled:
+        # Few images of a data set have people, say; none of many is another matter.
+        if task.foreground_only and values.files < _MANY:
+            return None
         return f"{task.name}: no pixel has a label {where}"
     if is_class_map(task):
         (present,) = values.classes.nonzero()
-        if len(present) == 1 and values.files > 1:
+        if len(present) == 1 and values.files >= _SOME:
             name = f" ({task.classes[present[0]]})" if task.classes else ""
             return f"{task.name}: all labelled pixels {where} are class {present[0]}{name}"
     elif task.activation == "unit" and values.off_unit > values.labelled / 2:

@@ -207,6 +207,24 @@ def test_implausible_values(copy):
     assert "are class 2 (cabinet)" in messages["semseg"]
 
 
+def test_images_without_people_are_no_fault_unless_all_are(copy):
+    root = copy("pascal")
+    nobody = [path.stem for path in (root / "human_parts").iterdir() if not _has_parts(path)]
+    assert nobody
+    (root / "ImageSets/Context/val.txt").write_text("\n".join(nobody[:2]))
+    report = check(root, splits=["val"], subset=True)
+    assert report.values["human_parts"].labelled == 0
+    assert report.problems == []
+    report.values["human_parts"].files = 50
+    report.add_plausibility()
+    assert [problem.message for problem in report.problems] == ["human_parts: no pixel has a label in 50 files"]
+
+
+def _has_parts(path):
+    people = loadmat(path)["anno"][0, 0]["objects"][0]
+    return any(item["class_ind"] == 15 and item["parts"].size for item in people)
+
+
 def test_lists(copy):
     root = copy("nyud")
     (root / "gt_sets/train.txt").write_text("000000\n000003\n")
