@@ -45,7 +45,10 @@ def train(
         except KeyboardInterrupt:
             errors.print("Interrupted; add --resume to go on from the newest checkpoint.")
             raise typer.Exit(130) from None
-        console.print(f'Load with demt.create_model("local-dir:{trained.folder / "best"}")', soft_wrap=True)
+        from accelerate import PartialState
+
+        if PartialState().is_main_process:
+            console.print(f'Load with demt.create_model("local-dir:{trained.folder / "best"}")', soft_wrap=True)
 
 
 def evaluate(
@@ -68,14 +71,13 @@ def evaluate(
 ) -> None:
     """Evaluate a model on a data set under a protocol. On several GPUs: accelerate launch -m demt eval …"""
     with friendly_errors():
-        from accelerate import Accelerator
-
         from demt.folders import write_whole
         from demt.train import evaluate as run
         from demt.train import open_dataset
+        from demt.train.evaluation import make_accelerator
         from demt.train.run import make_metrics
 
-        accelerator = Accelerator(mixed_precision=precision)
+        accelerator = make_accelerator(mixed_precision=precision)
         network = load_model(model)
         part = _data_part(data, dataset, network.tasks, dict(entry.split("=", 1) for entry in encoding or []))
         part = dataclasses.replace(

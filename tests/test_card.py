@@ -30,7 +30,7 @@ def test_a_full_card(model, tmp_path):
         summary="A small one.",
         licence="mit",
         training_data="NYUD-v2, 795 training images",
-        initial_weights="edgenext_xx_small.in1k",
+        initial_weights="mobilenetv4_conv_small.e2400_r224_in1k",
         results=RESULTS,
         protocol="atrc on the 654 test images of NYUD-v2",
         picture=tmp_path / "panel.jpg",
@@ -38,16 +38,16 @@ def test_a_full_card(model, tmp_path):
     data = HubCard(text).data
     assert (data.library_name, data.license, data.pipeline_tag) == ("demt", "mit", "image-segmentation")
     assert {"degmix", "semseg", "depth", "normals", "edge"} <= set(data.tags)
-    assert "# DeGMix on edgenext_xx_small: nyud\n\nA small one.\n\n![" in text
+    assert "# DeGMix on mobilenetv4_conv_small: nyud\n\nA small one.\n\n![" in text
     assert "| semseg | miou | 46.23 | % | higher |" in text
     assert "| depth | rmse | 0.5871 | m | lower |" in text
     assert "Protocol: atrc on the 654 test images of NYUD-v2" in text
     assert "| training data | NYUD-v2, 795 training images |" in text
-    assert "| initial weights | edgenext_xx_small.in1k |" in text
+    assert "| initial weights | mobilenetv4_conv_small.e2400_r224_in1k |" in text
     assert "| licence of the weights | mit |" in text
     assert "| `depth` | 1 | values (m) |" in text
     assert "0 wall, 1 floor, 2 cabinet" in text
-    assert "1.92 M" in text
+    assert "2.87 M" in text
     assert "not stated" not in text
     with Image.open(tmp_path / "model/predictions.png") as written:
         assert written.format == "PNG"
@@ -77,7 +77,7 @@ def test_the_code_runs(model, tmp_path, monkeypatch):
 def test_the_kind_of_task(tasks, pipeline, tmp_path):
     text = write(demt.create_model("demt_nano", tasks=tasks), tmp_path)
     assert HubCard(text).data.pipeline_tag == pipeline
-    assert f"# DeMT on edgenext_xx_small: {', '.join(tasks)}\n" in text
+    assert f"# DeMT on mobilenetv4_conv_small: {', '.join(tasks)}\n" in text
 
 
 def test_wrong_cards(model, tmp_path):

@@ -6,6 +6,7 @@ from demt.data.dataset import MultiTaskDataset
 from demt.data.encoding import ENCODINGS, Encoding
 from demt.data.files import DataError
 from demt.data.folder import MultiTaskFolder
+from demt.data.memory import InMemory
 from demt.data.published import Cityscapes, NYUDv2, PASCALContext
 from demt.data.rooms import SyntheticRooms
 from demt.data.tv_tensors import Boundary, Depth, Disparity, Label, SurfaceNormals
@@ -18,6 +19,7 @@ __all__ = [
     "Depth",
     "Disparity",
     "Encoding",
+    "InMemory",
     "Label",
     "MultiTaskDataset",
     "MultiTaskFolder",

@@ -28,7 +28,7 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_base": ("vit_base_patch16_224.augreg_in21k_ft_in1k", {"released": True}),
     "vit_large": ("vit_large_patch16_224.augreg_in21k_ft_in1k", {"released": True}),
 }
-NANO_BACKBONE = "edgenext_xx_small.in1k"
+NANO_BACKBONE = "mobilenetv4_conv_small.e2400_r224_in1k"
 NANO: dict[str, Any] = {"width": 64, "head_width": 32}
 
 #: Published models that differ from a variant in more than its tags: name, family, backbone, changes.
@@ -63,7 +63,7 @@ def _register() -> None:
             sizes = {**SIZES, **{f"{tag}_tuning": SIZES[tag] for tag in tuning}}
             _register_tags(f"{family}_{backbone}", variant(family, backbone, "nyud"), sizes)
         config = ModelConfig(family=family, backbone=NANO_BACKBONE, tasks="nyud", **{**options, **NANO})  # type: ignore[arg-type]
-        _register_tags(f"{family}_nano", config, dict.fromkeys(SIZES, (3, 192, 256)))
+        _register_tags(f"{family}_nano", config, dict.fromkeys([*SIZES, "rooms"], (3, 192, 256)))
     for name, family, backbone, changes in SPECIAL:
         _register_tags(name, variant(family, backbone, "nyud").replace(**changes), SIZES)
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
 
 from demt.config import PretrainedCfg
-from demt.data import Cityscapes, MultiTaskDataset, MultiTaskFolder, NYUDv2, PASCALContext, SyntheticRooms
+from demt.data import Cityscapes, InMemory, MultiTaskDataset, MultiTaskFolder, NYUDv2, PASCALContext, SyntheticRooms
+from demt.data.augment import PhotometricDistortion
 from demt.data.collate import Sample
 from demt.data.transforms import eval_transform, train_transform
 from demt.metrics.protocols import PROTOCOLS
@@ -27,7 +29,15 @@ PUBLISHED: dict[str, type[NYUDv2] | type[PASCALContext] | type[Cityscapes]] = {
 
 
 def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -> MultiTaskDataset:
+    """The data set of a recipe, read once and kept where the recipe says so. See `_open`."""
+    dataset = _open(data, split, cfg)
+    return InMemory(dataset) if data.in_memory else dataset
+
+
+def _open(data: DataPart, split: str, cfg: PretrainedCfg | None) -> MultiTaskDataset:
     """The data set of a recipe.
+
+    Rooms are drawn as they are to be seen: their augmentation neither zooms nor crops.
 
     Args:
         data: What to open.
@@ -60,6 +70,9 @@ def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -
     if data.dataset == "rooms":
         size, lengths = data.size or (96, 128), {"train": data.length, "val": data.val_length}
         # Two seeds have no scene in common.
+        if split == "train" and data.augment:
+            finish = eval_transform(mean=cfg.mean, std=cfg.std)
+            transform = v2.Compose([v2.RandomHorizontalFlip(0.5), PhotometricDistortion(), finish])
         return SyntheticRooms(size, lengths[split], seed=int(split == "val"), tasks=data.tasks, transform=transform)
     if not isinstance(data.tasks, Mapping):
         raise ValueError(f"Own data needs `data.tasks`, such as {{semseg: 5, depth: 1}}, got {data.tasks!r}")

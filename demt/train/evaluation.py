@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -13,6 +14,15 @@ from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
 from demt.train.data import share_of, to_device
+
+
+def make_accelerator(**options: Any) -> Accelerator:
+    """Accelerate's view of the processes. Without an accelerator, those that a launcher started work together, too.
+
+    Left alone, Accelerate takes each of torchrun's processes on a machine without GPU for the only one.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return Accelerator(cpu=launched and not torch.accelerator.is_available(), **options)
 
 
 @torch.no_grad()
@@ -47,7 +57,7 @@ def evaluate(
     Raises:
         ValueError: if labels or logits do not fit, or a task has no label in the data set.
     """
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or make_accelerator()
     device = accelerator.device
     modes = {module: module.training for module in model.modules()}
     model.to(device).eval()

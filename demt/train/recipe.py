@@ -18,6 +18,8 @@ class ModelPart:
         name: As for `demt.create_model`: a name, ``local-dir:PATH`` or ``hf-hub:ORG/NAME``.
         pretrained: Start from the weights of that name.
         pretrained_backbone: Start from timm's weights of the backbone; not where the whole model has weights.
+        init: Start from what another model, named as in `name`, has under the same names and in the same shapes: its
+            backbone, for example. Such a model is loaded with its weights.
         args: Further arguments of `demt.create_model`. The tasks are the data's.
         backbone: ``"train"``; ``"freeze"`` ("DeGMix-Tuning": in eval mode, only neck, decoder and heads learn); or
             ``"lora"`` (low-rank updates of its linear layers, through peft).
@@ -31,6 +33,7 @@ class ModelPart:
     name: str = "degmix_swin_tiny.nyud"
     pretrained: bool = False
     pretrained_backbone: bool = True
+    init: str | None = None
     args: dict[str, Any] = dataclasses.field(default_factory=dict)
     backbone: Literal["train", "freeze", "lora"] = "train"
     lora_rank: int = 8
@@ -57,6 +60,7 @@ class DataPart:
         train_ids, val_ids: Own data: which samples train and which evaluate, as a file of names or a list.
         length, val_length: Rooms: numbers of training and evaluation scenes.
         layout: Published data sets: see `demt.data.layouts`.
+        in_memory: Keep what has been read, for the next epoch: see `demt.data.InMemory`.
         on_error: ``"raise"``, or ``"skip"`` broken training samples.
         workers: Processes that load data, for each training process.
         eval_batch_size: Images of an evaluation batch in each process; more than 1 needs images of one size.
@@ -76,6 +80,7 @@ class DataPart:
     length: int = 1000
     val_length: int = 100
     layout: str = "auto"
+    in_memory: bool = False
     on_error: Literal["raise", "skip"] = "raise"
     workers: int = 2
     eval_batch_size: int = 1

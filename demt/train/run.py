@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,21 @@ from demt.models import MultiTaskModel
 from demt.tasks import Task
 from demt.train.checkpoints import STATE, save_weights
 from demt.train.data import open_dataset, seed_all
-from demt.train.evaluation import evaluate
+from demt.train.evaluation import evaluate, make_accelerator
 from demt.train.optim import make_optimizer, make_schedule
 from demt.train.parts import choose_parameters, merged_state, parameter_table
 from demt.train.recipe import DataPart, Recipe
 
+_logger = logging.getLogger("demt")
 
-def make_accelerator(recipe: Recipe) -> Accelerator:
+
+def accelerator_for(recipe: Recipe) -> Accelerator:
     """Accelerate's view of the processes; each gets its part of the batches that `train_loader` makes.
 
     Raises:
         ValueError: if the batch does not divide among the processes, or the device lacks the precision.
     """
-    accelerator = Accelerator(
+    accelerator = make_accelerator(
         mixed_precision=recipe.precision,
         gradient_accumulation_steps=recipe.accumulate,
         dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
@@ -73,10 +76,25 @@ def make_model(recipe: Recipe, data: DataPart, tasks: dict[str, Task]) -> MultiT
     model = demt.create_model(part.name, **options)
     if not isinstance(model, MultiTaskModel):
         raise ValueError(f"`model.name` {part.name!r} holds no whole model")
+    if part.init is not None:
+        _take_weights(model, part.init)
     if data.size is not None:
         cfg = model.pretrained_cfg
         model.pretrained_cfg = dataclasses.replace(cfg, input_size=(model.config.in_chans, *data.size))
     return model
+
+
+def _take_weights(model: MultiTaskModel, source: str) -> None:
+    """Copy the weights of another model that have the same names and shapes."""
+    options: dict[str, Any] = {} if source.startswith((LOCAL, HUB)) else {"pretrained": True}
+    given, state = demt.create_model(source, **options).state_dict(), model.state_dict()
+    common = {name: value for name, value in given.items() if name in state and value.shape == state[name].shape}
+    if not common:
+        raise ValueError(f"`model.init` {source!r} has no weights in common with the model")
+    model.load_state_dict({**state, **common})
+    _logger.warning(
+        "`model.init` %s: %d of its %d weights fit the model's %d", source, len(common), len(given), len(state)
+    )
 
 
 class Run:
@@ -96,7 +114,7 @@ class Run:
         model: MultiTaskModel | None = None,
     ) -> None:
         self.recipe = recipe
-        self.accelerator = make_accelerator(recipe)
+        self.accelerator = accelerator_for(recipe)
         tasks = (train_set or open_dataset(recipe.data, "train")).tasks
         with self.accelerator.main_process_first():
             self.plain = make_model(recipe, recipe.data, tasks) if model is None else model

@@ -199,7 +199,11 @@ def test_a_backbone_of_fixed_size_says_so():
 
 @pytest.mark.parametrize(
     ("name", "timm_name"),
-    [("demt_nano", "edgenext_xx_small"), ("demt_swin_tiny", "swin_tiny_patch4_window7_224"), ("degmix_vit_base", None)],
+    [
+        ("demt_nano", "mobilenetv4_conv_small"),
+        ("demt_swin_tiny", "swin_tiny_patch4_window7_224"),
+        ("degmix_vit_base", None),
+    ],
 )
 def test_backbone_weights_come_from_timm(name, timm_name, tmp_path):
     source = timm.create_model(timm_name or "vit_base_patch16_224")

@@ -140,7 +140,7 @@ def test_models_pickle_and_copy():
 
 
 def test_state_dict_names_are_timms_under_backbone():
-    plain = timm.create_model("edgenext_xx_small", num_classes=0)
+    plain = timm.create_model("mobilenetv4_conv_small", num_classes=0)
     ours = {n.removeprefix("backbone.") for n in demt.create_model("degmix_nano").state_dict() if n.startswith("back")}
     assert ours <= set(plain.state_dict())
     swin = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)

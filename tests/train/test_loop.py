@@ -11,9 +11,9 @@ import demt
 from demt.cli import app
 from demt.data import SyntheticRooms
 from demt.data.transforms import eval_transform
-from demt.metrics import MultiTaskMetrics
 from demt.train import NonFiniteLossError, loop
 from demt.train.data import share_of
+from tests.train.constant import constant_results
 from tests.train.worker import TINY, reset, run, tiny, two_processes
 
 SIX = "data.tasks=[semseg,human_parts,sal,normals,depth,edge]"
@@ -235,35 +235,32 @@ def test_commands(tmp_path):
 @pytest.mark.slow
 def test_a_short_run_beats_a_constant_prediction(tmp_path):
     """On every metric, the constant that the training labels suggest: most frequent class, mean depth, mean normal."""
-    constant = constant_results()
-    changes = ["model.args={}", "model.name=degmix_nano.nyud", "data.length=400", "data.val_length=24", "batch_size=8"]
-    changes += ["steps=400", "save_every=1000", "eval_every=1000", "optim.warmup=20", "optim.lr=2e-3", SIX]
-    trained = run(tiny(tmp_path / "run", *changes, "data.size=[96,128]", "model.pretrained_backbone=false"))
+    changes = ["model.name=multitask_baseline_nano.rooms", "model.args={}", "model.pretrained_backbone=false", SIX]
+    changes += ["data.size=[96,128]", "data.length=600", "data.val_length=24", "data.in_memory=true", "batch_size=8"]
+    changes += ["steps=1200", "save_every=1000", "eval_every=2000", "optim.warmup=50", "optim.lr=1e-3"]
+    trained = run(tiny(tmp_path / "run", *changes))
+    constant = constant_results(SyntheticRooms((96, 128), 100, 0), SyntheticRooms((96, 128), 24, 1))
     print({name: (round(constant[name], 4), round(trained.results[name], 4)) for name in constant})
     for name in ("semseg/miou", "human_parts/miou", "sal/maxf", "edge/odsF", "depth/delta1"):
-        assert trained.results[name] > constant[name], name
+        assert trained.results[name] > 1.2 * constant[name], name
     for name in ("depth/rmse", "normals/mean"):
-        assert trained.results[name] < constant[name], name
+        assert trained.results[name] < 0.8 * constant[name], name
 
 
-def constant_results():
-    train = SyntheticRooms((96, 128), 100, 0)
-    samples = [train.read(index) for index in range(100)]
-    logits = {}
-    for name, task in train.tasks.items():
-        values = torch.stack([sample[name].as_subclass(torch.Tensor) for sample in samples])
-        if task.activation in ("argmax", "foreground"):
-            counts = torch.bincount(values[values != 255].long(), minlength=task.channels).float()
-            logits[name] = counts.log1p()
-        elif name == "edge":
-            logits[name] = values.mean()[None].logit()
-        else:
-            channels = values.transpose(0, 1).flatten(1)
-            logits[name] = channels[:, (channels != 255).all(0)].mean(1)
-    val = SyntheticRooms((96, 128), 24, 1)
-    metrics = MultiTaskMetrics(val.tasks, dataset="pascal")
-    for index in range(24):
-        batch = val.collate([val.read(index)])
-        maps = {name: value[None, :, None, None].expand(1, -1, 96, 128) for name, value in logits.items()}
-        metrics.update(maps, batch)
-    return metrics.compute()
+def test_a_model_starts_from_the_weights_it_shares_with_another(tmp_path, caplog):
+    baseline = demt.create_model("multitask_baseline", backbone="test_vit.r160_in1k", tasks={"depth": 1}, width=16)
+    baseline.save_pretrained(tmp_path / "baseline")
+    recipe = tiny(tmp_path / "run", f"model.init=local-dir:{tmp_path / 'baseline'}", "model.pretrained_backbone=false")
+    state = loop.Run(recipe).plain.state_dict()
+    reset()
+    fresh = loop.Run(tiny(tmp_path / "run", "model.pretrained_backbone=false")).plain.state_dict()
+    shared = {n for n, value in baseline.state_dict().items() if n in state and state[n].shape == value.shape}
+    assert {name.split(".")[0] for name in shared} == {"backbone", "head"}
+    for name, value in state.items():
+        expected = baseline.state_dict()[name] if name in shared else fresh[name]
+        assert torch.equal(value, expected), name
+    assert f"{len(shared)} of its {len(baseline.state_dict())} weights" in caplog.text
+    other = demt.create_model("multitask_baseline", backbone="resnet18", tasks={"edge": 1}, width=8)
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"`model.init` .* has no weights in common"):
+        loop.Run(tiny(tmp_path / "run", f"model.init=local-dir:{tmp_path / 'other'}"))

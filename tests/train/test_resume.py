@@ -45,11 +45,11 @@ def states(folder):
     return found | balancing | average | load_file(folder / "last/model.safetensors")
 
 
-@pytest.mark.parametrize("step", [1, 4, 5])
-def test_killed_and_resumed(unbroken, tmp_path, step):
+@pytest.mark.parametrize(("step", "workers"), [(1, 0), (4, 1), (5, 0)])
+def test_killed_and_resumed(unbroken, tmp_path, step, workers):
     recipe = tiny(tmp_path / "run", *CHANGES)
     assert finish(in_process(train_and_die, recipe, step)) == -signal.SIGKILL
-    resumed = run(recipe, resume=True)
+    resumed = run(tiny(tmp_path / "run", *CHANGES, f"data.workers={workers}"), resume=True)
     equal(states(tmp_path / "run"), states(unbroken.folder))
     equal(resumed.model.state_dict(), unbroken.model.state_dict())
     assert resumed.results == unbroken.results

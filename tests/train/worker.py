@@ -156,7 +156,8 @@ def two_processes(recipe, report, partial_labels=False):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common |= {"ACCELERATE_USE_CPU": "true"}
+    if torch.accelerator.is_available():
+        common |= {"ACCELERATE_USE_CPU": "true"}
     processes = [
         in_process(
             train_in_rank, recipe, report, partial_labels, environment={**common, "RANK": rank, "LOCAL_RANK": rank}
