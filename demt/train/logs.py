@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from demt.data import MultiTaskDataset
 from demt.models import MultiTaskModel
@@ -51,6 +52,18 @@ class CsvLog:
             writer.writerow(row)
 
 
+class _Bar(Progress):
+    """A bar with the losses below, where they have room."""
+
+    losses = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bar, and what stands below it."""
+        yield self.make_tasks_table(self.tasks)
+        if self.losses:
+            yield Text(self.losses, style="dim")
+
+
 class ProgressLog:
     """A progress bar on a terminal, lines elsewhere.
 
@@ -64,7 +77,7 @@ class ProgressLog:
         self.console, self.shown = console, shown
         self.live = shown and console.is_terminal
         columns = MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn(), TextColumn("{task.description}")
-        self.bar = Progress(*columns, console=console, disable=not self.live, transient=True)
+        self.bar = _Bar(*columns, console=console, disable=not self.live, transient=True)
         self.task = self.bar.add_task("", total=steps, completed=start)
 
     def __enter__(self) -> ProgressLog:
@@ -83,7 +96,8 @@ class ProgressLog:
         parts = ", ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss/"))
         speed = f"{row['steps_per_second']:.2f} steps/s, {100 * row['data_wait']:.0f} % waiting for data"
         if self.live:
-            self.bar.update(self.task, description=f"total {row['total']:.3f} ({parts}) · {speed}")
+            self.bar.losses = f"total {row['total']:.3f} ({parts})"
+            self.bar.update(self.task, description=speed)
         elif self.shown:
             line = f"step {row['step']}: total {row['total']:.3f} ({parts}), {speed}"
             self.console.print(line, highlight=False, soft_wrap=True)

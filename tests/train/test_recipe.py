@@ -7,7 +7,16 @@ from demt.train.reading import recipe_dict, recipe_yaml
 
 
 def test_published_recipes():
-    assert list_recipes() == ["cityscapes", "finetune", "nyud", "nyud_tuning", "pascal", "rooms"]
+    assert list_recipes() == [
+        "cityscapes",
+        "finetune",
+        "nyud",
+        "nyud_tuning",
+        "pascal",
+        "rooms",
+        "rooms_nano",
+        "rooms_nano_demt",
+    ]
     for name in ("nyud", "pascal"):
         recipe = load_recipe(name)
         optim = recipe.optim
