@@ -74,7 +74,7 @@ def _table(names: list[str], details: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model", no_wrap=True)
     for column in ("M params", "GMACs", "at") if details else ():
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     # The data sets that models have tags for.
     datasets = [d for d in DATASETS if any(d in tags for tags in lines.values())]
     for dataset in datasets:
@@ -123,4 +123,4 @@ def _costs(name: str) -> tuple[str, str, str]:
     config, cfg = get_config(name)
     _, height, width = cfg.input_size
     count = count_multiply_adds(config, (height, width))
-    return f"{count_parameters(config) / 1e6:.2f}", f"{count / 1e9:.2f}", f"{height} x {width}"
+    return f"{count_parameters(config) / 1e6:.2f}", f"{count / 1e9:.2f}", f"{height}x{width}"

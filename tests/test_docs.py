@@ -38,6 +38,7 @@ def prepared(tmp_path_factory):
     (folder / "docs").mkdir()
     for name in ("photo.jpg", "docs/photo.jpg"):
         Image.fromarray(data.astronaut()[::2, ::2]).save(folder / name)
+    shutil.copy(ROOT / "docs/room.jpg", folder / "docs")
     torch.manual_seed(0)
     model = demt.create_model("demt_hrnet_w18.nyud")
     state = released_form(model.state_dict(), family="demt", tasks=list(model.tasks))

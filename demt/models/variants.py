@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from demt.config import ModelConfig, PretrainedCfg
@@ -42,6 +43,11 @@ TUNING = {"swin_tiny": ("nyud", "pascal"), "swin_large": ("pascal",)}
 #: `demt publish --push` prints them.
 HUB: dict[str, tuple[str, str, str]] = {}
 
+#: Weights that are part of this package: docs/weights.md says how they were made.
+PACKAGED = {
+    "multitask_baseline_nano.rooms": Path(__file__).parent / "packaged/multitask_baseline_nano.rooms.safetensors"
+}
+
 #: Training sizes of the data sets.
 SIZES = {"nyud": (3, 425, 560), "pascal": (3, 512, 512), "cityscapes": (3, 512, 1024)}
 
@@ -63,7 +69,7 @@ def _register() -> None:
             sizes = {**SIZES, **{f"{tag}_tuning": SIZES[tag] for tag in tuning}}
             _register_tags(f"{family}_{backbone}", variant(family, backbone, "nyud"), sizes)
         config = ModelConfig(family=family, backbone=NANO_BACKBONE, tasks="nyud", **{**options, **NANO})  # type: ignore[arg-type]
-        _register_tags(f"{family}_nano", config, dict.fromkeys([*SIZES, "rooms"], (3, 192, 256)))
+        _register_tags(f"{family}_nano", config, {**dict.fromkeys(SIZES, (3, 192, 256)), "rooms": (3, 96, 128)})
     for name, family, backbone, changes in SPECIAL:
         _register_tags(name, variant(family, backbone, "nyud").replace(**changes), SIZES)
 
@@ -73,7 +79,10 @@ def _register_tags(name: str, config: ModelConfig, sizes: Mapping[str, tuple[int
     tags = {}
     for tag, size in sizes.items():
         repository, revision, sha256 = HUB.get(f"{name}.{tag}", (None, None, None))
-        tags[tag] = PretrainedCfg(tag=tag, input_size=size, hf_hub_id=repository, revision=revision, sha256=sha256)
+        file = str(PACKAGED[f"{name}.{tag}"]) if f"{name}.{tag}" in PACKAGED else None
+        tags[tag] = PretrainedCfg(
+            tag=tag, input_size=size, file=file, hf_hub_id=repository, revision=revision, sha256=sha256
+        )
     register_config(name, config, tags, {tag: DATASETS[tag.partition("_")[0]] for tag in tags})
 
 

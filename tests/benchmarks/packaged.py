@@ -1,6 +1,6 @@
 """The weights in the package beside the baseline of the same training and a constant, on rooms none of them has seen.
 
-python -m tests.benchmarks.packaged runs/base_large/last runs/rooms_nano_demt/last [--images 300] [--write FILE]
+python -m tests.benchmarks.packaged runs/demt/last runs/rooms_nano/last [--images 300] [--write FILE]
 
 `--write` puts the last model's weights into a file as they are shipped: float16, and evaluated as such.
 """
@@ -22,7 +22,7 @@ from demt.train.run import make_metrics
 from tests.benchmarks.comparison import METRICS, SCALE
 from tests.train.constant import constant_results
 
-SIZE, SEED = (192, 256), 3
+SIZE, SEED = (96, 128), 3
 
 
 def halved(model: demt.models.MultiTaskModel) -> dict[str, torch.Tensor]:

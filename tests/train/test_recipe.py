@@ -15,7 +15,6 @@ def test_published_recipes():
         "pascal",
         "rooms",
         "rooms_nano",
-        "rooms_nano_demt",
     ]
     for name in ("nyud", "pascal"):
         recipe = load_recipe(name)
