@@ -4,7 +4,7 @@ python -m tests.benchmarks.comparison [--out runs/comparison] [--steps 600] [--s
 
 Everything has the same backbone, scenes, steps and seeds. The backbone starts from a multi-task baseline trained on
 other scenes, in place of ImageNet weights. A run's results are a JSON file, and runs that have one are not repeated:
-start it again to go on. It ends with the table of `docs/comparison.md`. One thread; about two hours.
+start it again to go on. It ends with the table of `docs/comparison.md`. One thread; about an hour and a half.
 """
 
 from __future__ import annotations
