@@ -94,8 +94,9 @@ def test_a_backbone_that_folds_wrongly_is_refused():
             return self.conv1(self.bn1(x))
 
     model = demt.create_model("multitask_baseline_nano", tasks={"depth": 1})
-    model.backbone.stem[0] = nn.Sequential(model.backbone.stem[0], Odd())
-    width = model.backbone.stem[0][0].out_channels
-    model.backbone.stem[0][1].conv1, model.backbone.stem[0][1].bn1 = nn.Conv2d(width, width, 1), nn.BatchNorm2d(width)
+    odd = Odd()
+    width = model.backbone.conv_stem.out_channels
+    odd.conv1, odd.bn1 = nn.Conv2d(width, width, 1), nn.BatchNorm2d(width)
+    model.backbone.conv_stem = nn.Sequential(model.backbone.conv_stem, odd)
     with pytest.raises(ValueError, match="depth"):
         demt.fuse(shaken(model))

@@ -86,15 +86,15 @@ def test_new_tasks_on_saved_weights(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "demt"):
         model = demt.create_model(f"local-dir:{tmp_path}", tasks={"semseg": 5, "edge": 1, "sal": 2}, in_chans=4)
     assert caplog.messages == [
-        f"{tmp_path / 'model.safetensors'}: kept 293 of 414 weights; adapted: backbone.stem.0.weight; "
+        f"{tmp_path / 'model.safetensors'}: kept 407 of 528 weights; adapted: backbone.conv_stem.weight; "
         "new: task 'sal', logits of 'semseg'; left out: task 'depth', task 'normals'"
     ]
     state = model.state_dict()
     assert torch.equal(state["head.mixers.edge.blocks.0.norm.weight"], old["head.mixers.edge.blocks.0.norm.weight"])
     same = [n for n in state if n in old and old[n].shape == state[n].shape]
     assert all(torch.equal(state[n], old[n]) for n in same)
-    assert state["backbone.stem.0.weight"].shape[1] == 4
-    torch.testing.assert_close(state["backbone.stem.0.weight"][:, 3], 0.75 * old["backbone.stem.0.weight"][:, 0])
+    assert state["backbone.conv_stem.weight"].shape[1] == 4
+    torch.testing.assert_close(state["backbone.conv_stem.weight"][:, 3], 0.75 * old["backbone.conv_stem.weight"][:, 0])
 
 
 def test_weights_by_file(tmp_path):
