@@ -99,6 +99,19 @@ print(json.loads(extra["demt.json"])["outputs"], "demt" in sys.modules)
 """
 
 
+def runs_in_a_process_of_its_own(script, model, images, tmp_path):
+    """The script runs the exported file of `tmp_path` on images and gives the model's outputs."""
+    torch.save(images, tmp_path / "images.pt")
+    # Where this package is not on the path either.
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["logits", "False"]
+    for each, found in zip(images, torch.load(tmp_path / "outputs.pt")):
+        with torch.no_grad():
+            expected = model(each)
+        assert list(found) == list(expected)
+        assert all(deviation(found[name], expected[name]) < 1e-3 for name in expected)
+
+
 def test_program_runs_in_a_process_without_this_package(tmp_path):
     model = demt.create_model("degmix", tasks={"depth": 1}, depth=1, **SMALL)
     written = export(model, tmp_path / "model.pt2")
@@ -107,15 +120,7 @@ def test_program_runs_in_a_process_without_this_package(tmp_path):
     assert written.format == "pt2"
     assert written.error < 1e-3
     images = [torch.randn(size) for size in ((2, 3, 128, 160), (1, 3, 33, 75), (1, 3, 61, 224))]
-    torch.save(images, tmp_path / "images.pt")
-    # Where this package is not on the path either.
-    run = subprocess.run([sys.executable, "-c", FRESH], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["logits", "False"]
-    for each, found in zip(images, torch.load(tmp_path / "outputs.pt")):
-        with torch.no_grad():
-            expected = model(each)
-        assert list(found) == list(expected)
-        assert all(deviation(found[name], expected[name]) < 1e-3 for name in expected)
+    runs_in_a_process_of_its_own(FRESH, model, images, tmp_path)
     assert b"capture.py" not in (tmp_path / "model.pt2").read_bytes()
 
 
@@ -305,10 +310,4 @@ def test_compiled_package_runs_in_a_process_without_this_package(name, tmp_path)
     network = demt.create_model(name).eval()
     assert export(network, tmp_path / "model.pt2", format="aoti").error < 1e-3
     images = [torch.randn(size) for size in ((2, 3, 128, 160), (1, 3, 35, 75), (1, 3, 61, 224))]
-    torch.save(images, tmp_path / "images.pt")
-    run = subprocess.run([sys.executable, "-c", COMPILED], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["logits", "False"]
-    for each, found in zip(images, torch.load(tmp_path / "outputs.pt")):
-        with torch.no_grad():
-            expected = network(each)
-        assert all(deviation(found[name], expected[name]) < 1e-3 for name in expected)
+    runs_in_a_process_of_its_own(COMPILED, network, images, tmp_path)

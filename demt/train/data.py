@@ -29,12 +29,6 @@ PUBLISHED: dict[str, type[NYUDv2] | type[PASCALContext] | type[Cityscapes]] = {
 
 
 def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -> MultiTaskDataset:
-    """The data set of a recipe, read once and kept where the recipe says so. See `_open`."""
-    dataset = _open(data, split, cfg)
-    return InMemory(dataset) if data.in_memory else dataset
-
-
-def _open(data: DataPart, split: str, cfg: PretrainedCfg | None) -> MultiTaskDataset:
     """The data set of a recipe.
 
     Rooms are drawn as they are to be seen: their augmentation neither zooms nor crops.
@@ -47,7 +41,11 @@ def _open(data: DataPart, split: str, cfg: PretrainedCfg | None) -> MultiTaskDat
     Raises:
         ValueError, DataError: if the settings do not fit together, or the data set is not there.
     """
-    cfg = cfg or PretrainedCfg()
+    dataset = _open(data, split, cfg or PretrainedCfg())
+    return InMemory(dataset) if data.in_memory else dataset
+
+
+def _open(data: DataPart, split: str, cfg: PretrainedCfg) -> MultiTaskDataset:
     published = data.dataset in PUBLISHED
     kind = train_transform if split == "train" and data.augment else eval_transform
     transform = kind(
@@ -69,10 +67,10 @@ def _open(data: DataPart, split: str, cfg: PretrainedCfg | None) -> MultiTaskDat
         return dataset
     if data.dataset == "rooms":
         size, lengths = data.size or (96, 128), {"train": data.length, "val": data.val_length}
-        # Two seeds have no scene in common.
         if split == "train" and data.augment:
             finish = eval_transform(mean=cfg.mean, std=cfg.std)
             transform = v2.Compose([v2.RandomHorizontalFlip(0.5), PhotometricDistortion(), finish])
+        # Two seeds have no scene in common.
         return SyntheticRooms(size, lengths[split], seed=int(split == "val"), tasks=data.tasks, transform=transform)
     if not isinstance(data.tasks, Mapping):
         raise ValueError(f"Own data needs `data.tasks`, such as {{semseg: 5, depth: 1}}, got {data.tasks!r}")

@@ -15,7 +15,6 @@ import json
 import re
 import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from rich.console import Console
 
 import demt
 from demt.config import PretrainedCfg
-from demt.data import InMemory, MultiTaskDataset
+from demt.data import InMemory, MultiTaskDataset, SyntheticRooms
 from demt.folders import write_whole
 from demt.losses import MultiTaskLoss
 from demt.metrics import delta_m
@@ -178,9 +177,7 @@ def main() -> None:
         pretraining = recipe(args.out / "backbone", args.backbone_steps, 0, args)
         if not (args.out / "backbone/last/model.safetensors").exists():
             # Scenes of a third seed, the same number.
-            other = replace(pretraining.data, length=args.scenes)
-            elsewhere = InMemory(open_dataset(other, "train"))
-            elsewhere.dataset.seed = 2
+            elsewhere = InMemory(SyntheticRooms(SIZE, args.scenes, seed=2, transform=sets[0].transform))
             train(
                 pretraining,
                 train_set=elsewhere,

@@ -17,15 +17,6 @@ from tests.train.worker import reset
 CLASSES = {"nyud": NYUDv2, "pascal": PASCALContext, "cityscapes": Cityscapes}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    reset()
-
-
 def save(folder, tasks):
     torch.manual_seed(0)
     model = demt.create_model("multitask_baseline", backbone="test_vit.r160_in1k", tasks=tasks, width=16).eval()

@@ -19,15 +19,6 @@ from tests.train.worker import TINY, reset, run, tiny, two_processes
 SIX = "data.tasks=[semseg,human_parts,sal,normals,depth,edge]"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    reset()
-
-
 class Partial(SyntheticRooms):
     """Rooms of which every second lacks a label, and every third has less of another one."""
 
