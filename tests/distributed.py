@@ -16,6 +16,8 @@ def _worker(rank: int, folder: str, function: Callable[..., Any], arguments: tup
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
         torch.save(function(rank, *arguments), Path(folder) / f"{rank}.pt")
+        # torch 2.6 can deadlock where a group is destroyed while its thread lets go of the last operation's tensors.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 

@@ -4,7 +4,7 @@ python -m tests.benchmarks.comparison [--out runs/comparison] [--steps 600] [--s
 
 Everything has the same backbone, scenes, steps and seeds. The backbone starts from a multi-task baseline trained on
 other scenes, in place of ImageNet weights. A run's results are a JSON file, and runs that have one are not repeated:
-start it again to go on. It ends with the table of `docs/comparison.md`. One thread; about an hour and a half.
+start it again to go on. It ends with the table of `docs/comparison.md`. One thread; about two hours.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "DeMT, no mixer": ("demt", {"depth": 0}),
     "DeMT, attention of the paper": ("demt", PAPER),
     "DeMTG": ("demtg", {}),
+    "DeMTG, zero offsets": ("demtg", {"initial_offsets": "zero"}),
+    "DeMTG, no mixer": ("demtg", {"depth": 0}),
+    "DeMTG, attention of the paper": ("demtg", PAPER),
     "DeGMix": ("degmix", {}),
     "DeGMix, zero offsets": ("degmix", {"initial_offsets": "zero"}),
     "DeGMix, no mixer": ("degmix", {"depth": 0}),

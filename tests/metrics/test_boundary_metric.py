@@ -3,12 +3,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
 from torchmetrics import MetricCollection
 
 from demt.metrics import BoundaryScore
 from demt.metrics.boundary.inputs import BSDS_THRESHOLDS, SEISM_THRESHOLDS
 from demt.metrics.functional import boundary_counts, boundary_scores, boundary_target
+from tests.distributed import run_in_two
 
 from . import boundary_golden as golden
 
@@ -124,21 +124,17 @@ def test_tensors_and_state_on_a_device():
     assert there.compute() == filled().compute()
 
 
-def _process(rank, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/join", rank=rank, world_size=2)
+def _process(rank):
     part = metric(backend="numpy")
     preds, target = images()
     part.update(*(x[:2] if rank else x[2:] for x in (preds, target)))
-    torch.save([part.compute().to_dict(), int(part.images)], f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return part.compute().to_dict(), int(part.images)
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
-def test_two_processes_equal_one(tmp_path):
-    torch.multiprocessing.spawn(_process, (tmp_path,), nprocs=2)
+def test_two_processes_equal_one():
     expected = filled().compute().to_dict()
-    for rank, count in ((0, 4), (1, 2)):
-        assert torch.load(tmp_path / f"{rank}.pt") == [expected, count]
+    assert run_in_two(_process) == [(expected, 4), (expected, 2)]
 
 
 def test_nothing_added():
