@@ -99,7 +99,8 @@ def evaluate(
             )
         if not accelerator.is_main_process:
             return
-        metrics.print_table(console)
+        own = part.dataset in ("folder", "rooms")
+        metrics.print_table(console, title=f"{data}, metrics of protocol {metrics.protocol.name}" if own else None)
         if out is not None:
             record = {"model": model, "data": data, "split": split, "protocol": metrics.protocol.name, "results": found}
             write_whole(out, lambda file: Path(file).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8"))

@@ -34,6 +34,7 @@ def create_backbone(name: str, *, pretrained: bool = False, in_chans: int = 3, *
 
     Raises:
         ValueError: if timm knows no such model, or it offers no feature maps.
+        OSError: if its weights cannot be loaded.
     """
     if not isinstance(name, str) or not timm.is_model(name):
         close = get_close_matches(str(name).split(".")[0], timm.list_models(), n=3)
@@ -51,6 +52,13 @@ def create_backbone(name: str, *, pretrained: bool = False, in_chans: int = 3, *
         if not kwargs:
             raise
         raise ValueError(f"timm's {name!r} does not take all of `backbone_kwargs` {kwargs}: {error}") from error
+    except OSError as error:
+        if not pretrained:
+            raise
+        raise OSError(
+            f"The weights of the backbone {name!r} cannot be loaded; `pretrained_backbone=False` starts without. "
+            f"The reason: {error}"
+        ) from error
     speed_up_linear(model)
     return model
 

@@ -185,8 +185,8 @@ class MultiTaskMetrics(nn.Module):
         for name in self.tasks:
             self._metric(name).reset()
 
-    def table(self) -> Table:
-        """Results of the last `compute` as a table of rich.
+    def table(self, title: str | None = None) -> Table:
+        """Results of the last `compute` as a table of rich, below a title: by default the protocol and data set.
 
         Raises:
             ValueError: if `compute` has not been called since the last `update`.
@@ -194,7 +194,8 @@ class MultiTaskMetrics(nn.Module):
         if self.results is None:
             # Computing here would make processes wait for each other when only one of them prints.
             raise ValueError("Nothing to show: call `compute` (on every process) first")
-        title = f"protocol {self.protocol.name}" + (f", {self.dataset}" if self.dataset else "")
+        if title is None:
+            title = f"protocol {self.protocol.name}" + (f", {self.dataset}" if self.dataset else "")
         notes = {}
         for name, task in self.tasks.items():
             if task.metric == "boundary":
@@ -203,9 +204,9 @@ class MultiTaskMetrics(nn.Module):
                 notes[name] = "second sigmoid"
         return result_table(self.results, self.tasks, title=title, notes=notes)
 
-    def print_table(self, console: Console | None = None) -> None:
+    def print_table(self, console: Console | None = None, *, title: str | None = None) -> None:
         """Print `table`, to the terminal or to a console of rich."""
-        (console or Console()).print(self.table())
+        (console or Console()).print(self.table(title))
 
     def __str__(self) -> str:
         if self.results is None:

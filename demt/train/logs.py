@@ -102,10 +102,18 @@ class ProgressLog:
             line = f"step {row['step']}: total {row['total']:.3f} ({parts}), {speed}"
             self.console.print(line, highlight=False, soft_wrap=True)
 
-    def say(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
-        if self.shown:
-            self.console.print(escape(text), highlight=False, soft_wrap=True)
+    def results(self, step: int, found: Mapping[str, float]) -> None:
+        """Print metrics and losses of an evaluation, a line for each task, above the bar where there is one."""
+        if not self.shown:
+            return
+        lines: dict[str, list[str]] = {}
+        for key, value in found.items():
+            name, _, metric = key.rpartition("/")
+            lines.setdefault(name or "loss", []).append(f"{metric if name else 'total'} {value:.4g}")
+        width = max(map(len, lines))
+        self.console.print(f"Evaluation after step {step}", highlight=False)
+        for name, values in lines.items():
+            self.console.print(f"  {escape(name):{width}}  {', '.join(values)}", highlight=False, soft_wrap=True)
 
 
 def draw_samples(model: MultiTaskModel, dataset: MultiTaskDataset, count: int, folder: Path, step: int) -> None:

@@ -118,7 +118,7 @@ def _steps(run: Run, checkpoints: Checkpoints, progress: dict[str, Any], console
                 progress |= {"results": found, "best": found[recipe.best] if best else progress["best"]}
                 if main:
                     results.write({"step": done, **found})
-                    log.say(f"step {done}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+                    log.results(done, found)
                     if not run.sharded:
                         draw_samples(run.evaluated, run.val_set, recipe.samples, folder / "samples", done)
                 accelerator.log(found, step=done)

@@ -16,7 +16,7 @@ class ModelPart:
 
     Args:
         name: As for `demt.create_model`: a name, ``local-dir:PATH`` or ``hf-hub:ORG/NAME``.
-        pretrained: Start from the weights of that name.
+        pretrained: Start from the weights of that name; None: where it has some on this machine or the Hub.
         pretrained_backbone: Start from timm's weights of the backbone; not where the whole model has weights.
         init: Start from what another model, named as in `name`, has under the same names and in the same shapes: its
             backbone, for example. Such a model is loaded with its weights.
@@ -31,7 +31,7 @@ class ModelPart:
     """
 
     name: str = "degmix_swin_tiny.nyud"
-    pretrained: bool = False
+    pretrained: bool | None = False
     pretrained_backbone: bool = True
     init: str | None = None
     args: dict[str, Any] = dataclasses.field(default_factory=dict)

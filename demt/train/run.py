@@ -14,12 +14,14 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 
 import demt
+from demt.availability import weights_of
 from demt.data import MultiTaskDataset
 from demt.hub import HUB, LOCAL
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.metrics.protocols import PROTOCOLS
 from demt.models import MultiTaskModel
+from demt.registry import get_function
 from demt.tasks import Task
 from demt.train.checkpoints import STATE, save_weights
 from demt.train.data import open_dataset, seed_all
@@ -71,7 +73,8 @@ def make_model(recipe: Recipe, data: DataPart, tasks: dict[str, Task]) -> MultiT
     part = recipe.model
     options: dict[str, Any] = {"tasks": tasks, **part.args}
     if not part.name.startswith((LOCAL, HUB)):
-        options |= {"pretrained": part.pretrained, "pretrained_backbone": part.pretrained_backbone}
+        pretrained = _has_weights(part.name) if part.pretrained is None else part.pretrained
+        options |= {"pretrained": pretrained, "pretrained_backbone": part.pretrained_backbone}
     seed_all(recipe.seed)
     model = demt.create_model(part.name, **options)
     if not isinstance(model, MultiTaskModel):
@@ -82,6 +85,16 @@ def make_model(recipe: Recipe, data: DataPart, tasks: dict[str, Task]) -> MultiT
         cfg = model.pretrained_cfg
         model.pretrained_cfg = dataclasses.replace(cfg, input_size=(model.config.in_chans, *data.size))
     return model
+
+
+def _has_weights(name: str) -> bool:
+    """Whether a name has weights on this machine or the Hub; says so where not."""
+    weights = weights_of(name) if demt.is_model(name) and get_function(name) is None else None
+    if weights is not None and (weights.here or weights.place == "hub"):
+        return True
+    fetch = f"; `demt fetch {name}` gets the authors'" if weights is not None else ""
+    _logger.warning("`model.name` %s has no weights here: decoder and heads start untrained%s", name, fetch)
+    return False
 
 
 def _take_weights(model: MultiTaskModel, source: str) -> None:

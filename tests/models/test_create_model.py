@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from huggingface_hub import constants
 
 import demt
 from demt.models.variants import FAMILIES
@@ -271,3 +272,9 @@ def test_registered_functions_get_the_other_arguments():
 
     demt.create_model("a_recording_model", checkpoint_path="x", tasks={"depth": 1})
     assert seen == {"checkpoint_path": "x", "tasks": {"depth": 1}}
+
+
+def test_backbone_weights_that_cannot_be_had(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="backbone 'resnet18' cannot be loaded; `pretrained_backbone=False`"):
+        demt.create_model("demt", backbone="resnet18", tasks={"depth": 1}, pretrained_backbone=True)

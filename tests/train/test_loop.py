@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ import demt
 from demt.cli import app
 from demt.data import SyntheticRooms
 from demt.data.transforms import eval_transform
-from demt.train import NonFiniteLossError, loop
+from demt.models.variants import PACKAGED
+from demt.train import NonFiniteLossError, load_recipe, loop
 from demt.train.data import share_of
 from tests.train.constant import constant_results
 from tests.train.worker import TINY, reset, run, tiny, two_processes
@@ -205,12 +207,15 @@ def test_commands(tmp_path):
     result = CliRunner().invoke(app, ["train", "rooms", *changes, "steps=2"])
     assert result.exit_code == 0, result.output
     assert "step 2: total" in result.output
+    assert re.search(r"Evaluation after step 2\n  semseg +miou \d", result.output)
+    assert re.search(r"\n  loss +total \d", result.output)
     assert "waiting for data" in result.output
     arguments = ["eval", str(tmp_path / "run/last"), "rooms", "--size", "48", "64", "--length", "3"]
     reset()
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "results.json"), "--protocol", "atrc"])
     assert result.exit_code == 0, result.output
-    assert "protocol atrc" in result.output
+    assert "rooms, metrics of protocol atrc" in " ".join(result.output.split())
+    assert "pascal" not in result.output
     found = json.loads((tmp_path / "results.json").read_text())["results"]
     row = rows(tmp_path / "run/eval.csv")[-1]
     assert found == pytest.approx({name: row[name] for name in found}, rel=1e-6)
@@ -255,3 +260,15 @@ def test_a_model_starts_from_the_weights_it_shares_with_another(tmp_path, caplog
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match=r"`model.init` .* has no weights in common"):
         loop.Run(tiny(tmp_path / "run", f"model.init=local-dir:{tmp_path / 'other'}"))
+
+
+def test_finetuning_starts_from_the_weights_of_a_name_that_has_some(caplog):
+    rooms = ["data.dataset=rooms", "data.size=[48, 64]", SIX]
+    name = next(iter(PACKAGED))
+    made = loop.Run(load_recipe("finetune", [*rooms, f"model.name={name}"])).plain
+    state = demt.create_model(name, pretrained=True).state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in made.state_dict().items())
+    reset()
+    without = ["model.name=degmix_nano.nyud", "model.pretrained_backbone=false"]
+    loop.Run(load_recipe("finetune", [*rooms, *without]))
+    assert "degmix_nano.nyud has no weights here" in caplog.text
