@@ -19,10 +19,17 @@ from demt.train.data import share_of, to_device
 def make_accelerator(**options: Any) -> Accelerator:
     """Accelerate's view of the processes. Without an accelerator, those that a launcher started work together, too.
 
-    Left alone, Accelerate takes each of torchrun's processes on a machine without GPU for the only one.
+    Left alone, Accelerate takes each of torchrun's processes on a machine without GPU for the only one, and fp16 on a
+    CPU for float32.
+
+    Raises:
+        ValueError: for fp16 on a CPU.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    return Accelerator(cpu=launched and not torch.accelerator.is_available(), **options)
+    accelerator = Accelerator(cpu=launched and not torch.accelerator.is_available(), **options)
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("Expected `precision` to be no or bf16 on a CPU, got fp16, which needs a GPU")
+    return accelerator
 
 
 @torch.no_grad()

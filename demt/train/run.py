@@ -89,7 +89,9 @@ def make_model(recipe: Recipe, data: DataPart, tasks: dict[str, Task]) -> MultiT
 
 def _has_weights(name: str) -> bool:
     """Whether a name has weights on this machine or the Hub; says so where not."""
-    weights = weights_of(name) if demt.is_model(name) and get_function(name) is None else None
+    if not demt.is_model(name) or get_function(name) is not None:
+        return False
+    weights = weights_of(name)
     if weights is not None and (weights.here or weights.place == "hub"):
         return True
     fetch = f"; `demt fetch {name}` gets the authors'" if weights is not None else ""
@@ -136,6 +138,8 @@ class Run:
         self.config, cfg = self.plain.config, self.plain.pretrained_cfg
         self.train_set = train_set or open_dataset(recipe.data, "train", cfg)
         self.val_set = val_set or open_dataset(recipe.data, "val", cfg)
+        if val_set is None and recipe.data.dataset == "folder" and recipe.data.val_ids is None:
+            _logger.warning("`data.val_ids` is not given: evaluation is on all samples, those trained on among them")
         choose_parameters(self.plain, recipe.model)
         if recipe.model.grad_checkpointing:
             self.plain.set_grad_checkpointing()

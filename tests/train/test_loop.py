@@ -4,8 +4,10 @@ import csv
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import demt
@@ -152,6 +154,13 @@ def test_a_part_learns(tmp_path, backbone):
     assert any(name.startswith("head.heads.") for name in moved)
 
 
+def test_half_precision_needs_a_gpu(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match=r"`precision` to be no or bf16 on a CPU, got fp16"):
+        run(tiny(tmp_path, "precision=fp16"))
+
+
 def test_lora_needs_linear_layers(tmp_path):
     pytest.importorskip("peft")
     with pytest.raises(ValueError, match="has no linear layers"):
@@ -272,3 +281,16 @@ def test_finetuning_starts_from_the_weights_of_a_name_that_has_some(caplog):
     without = ["model.name=degmix_nano.nyud", "model.pretrained_backbone=false"]
     loop.Run(load_recipe("finetune", [*rooms, *without]))
     assert "degmix_nano.nyud has no weights here" in caplog.text
+
+
+def test_evaluation_on_the_samples_of_training_is_said(tmp_path, caplog):
+    for folder, shape in (("images", (48, 64, 3)), ("semseg", (48, 64))):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.ones(shape, np.uint8)).save(tmp_path / folder / "a.png")
+    changes = [f"data.root={tmp_path}", "data.tasks={semseg: 3}", f"model.name={next(iter(PACKAGED))}"]
+    loop.Run(load_recipe("finetune", changes))
+    assert "`data.val_ids` is not given" in caplog.text
+    caplog.clear()
+    reset()
+    loop.Run(load_recipe("finetune", [*changes, "data.val_ids=[a]"]))
+    assert "`data.val_ids`" not in caplog.text
