@@ -54,8 +54,8 @@ def capture(network: Outputs, size: tuple[int, int] | None = None) -> ExportedPr
     like = next(network.model.head.parameters())
     shape = (batch, network.model.config.in_chans, *(size or example))
     images = torch.zeros(shape, dtype=like.dtype, device=like.device)
-    dims = {0: Dim.AUTO} if size else {0: Dim.AUTO, 2: Dim.AUTO(min=MIN_SIZE), 3: Dim.AUTO(min=MIN_SIZE)}
     with torch.no_grad(), standard_operators(), _no_special_sizes():
+        dims = {0: Dim.AUTO} if size else {0: Dim.AUTO, 2: Dim.AUTO(min=MIN_SIZE), 3: Dim.AUTO(min=MIN_SIZE)}
         try:
             program = torch.export.export(
                 network, (images,), dynamic_shapes=(dims,), prefer_deferred_runtime_asserts_over_guards=True

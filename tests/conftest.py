@@ -12,6 +12,19 @@ def _seed():
     torch.manual_seed(0)
 
 
+def _too_old_to_export():
+    from demt.capture import _no_special_sizes
+
+    try:
+        _no_special_sizes()
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
+needs_export = pytest.mark.skipif(bool(_too_old_to_export()), reason=_too_old_to_export() or "torch is new enough")
+
+
 def deviation(actual, expected):
     """Largest error relative to the standard deviation of what is expected."""
     return ((actual.float() - expected.float()).abs().max() / expected.float().std().clamp_min(1e-12)).item()

@@ -36,7 +36,12 @@ def test_deformable_sampling_is_counted():
     assert steps.get_flop_counts()["Global"][torch.ops.demt.deform_sample] == 2 * pixels * 6 * 4
 
 
-@pytest.mark.parametrize("name", ["demt_nano", "degmix_vit_base", "demtg_hrnet_w18.pascal"])
+UNCOUNTED = pytest.mark.skipif(torch.__version__ < (2, 7), reason="torch 2.6 does not count attention on a CPU")
+
+
+@pytest.mark.parametrize(
+    "name", ["demt_nano", pytest.param("degmix_vit_base", marks=UNCOUNTED), "demtg_hrnet_w18.pascal"]
+)
 def test_counts_need_no_memory_and_equal_the_real_model(name):
     config, _ = get_config(name)
     model = demt.create_model(name).eval()

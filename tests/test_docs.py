@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import demt
 from demt.cli import app
+from tests.conftest import needs_export
 from tests.released_form import released_form
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +90,11 @@ def printed(code):
     return lines
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=needs_export) if page.stem == "export" else page for page in PAGES],
+    ids=[str(page.relative_to(ROOT)) for page in PAGES],
+)
 def test_page_runs(page, prepared, tmp_path, monkeypatch, capsys):
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)

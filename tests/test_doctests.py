@@ -15,7 +15,10 @@ MODULES = [m.name for m in pkgutil.walk_packages(demt.__path__, "demt.") if m.na
 def test_examples_in_docstrings_run(name):
     try:
         module = importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
+        # Triton of torch 2.6 cannot tune, so not import, without a GPU.
+        if isinstance(error, RuntimeError) and "active drivers" not in str(error):
+            raise
         pytest.skip(f"{name} cannot be imported: {error}")
     result = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0

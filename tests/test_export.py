@@ -15,7 +15,7 @@ from demt import export_formats
 from demt.capture import Outputs, capture
 from demt.cli import app
 from demt.export import ExportError, export
-from tests.conftest import deviation
+from tests.conftest import deviation, needs_export
 
 TASKS = {"semseg": 5, "sal": 2, "normals": 3, "edge": 1}
 #: Quick to capture.
@@ -41,6 +41,7 @@ def outputs(path, images):
     return dict(zip(names, map(torch.from_numpy, session.run(None, {"images": images.numpy()}))))
 
 
+@needs_export
 @needs_onnx
 def test_command_writes_onnx(model, tmp_path):
     """Predictions of a saved model, at sizes and batches that nothing was captured or compared with."""
@@ -112,6 +113,7 @@ def runs_in_a_process_of_its_own(script, model, images, tmp_path):
         assert all(deviation(found[name], expected[name]) < 1e-3 for name in expected)
 
 
+@needs_export
 def test_program_runs_in_a_process_without_this_package(tmp_path):
     model = demt.create_model("degmix", tasks={"depth": 1}, depth=1, **SMALL)
     written = export(model, tmp_path / "model.pt2")
@@ -238,6 +240,7 @@ def test_command_errors_are_one_line(arguments, message, fake, tmp_path, monkeyp
         assert not list(tmp_path.iterdir())
 
 
+@needs_export
 def test_what_cannot_be_captured_is_said(model, monkeypatch):
     network = Outputs(model, False)
     monkeypatch.setattr(network, "forward", lambda images: {"a": images if images.sum() > 0 else -images})

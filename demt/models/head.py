@@ -142,7 +142,9 @@ class DeMTHead(MultiTaskHead):
 
     def forward_features(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         neck = self.neck(levels)
-        mixed = [self._run(self.mixers[name], neck) for name in self.tasks]
+        mixed = []
+        for name in self.tasks:
+            mixed.append(self._run(self.mixers[name], neck))
         del neck
         if self.config.interaction == "pointwise" and self.config.query == "pixelwise":
             # Without mixers all tasks share the neck's map: its memory is still needed.
