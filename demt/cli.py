@@ -10,7 +10,7 @@ from rich.progress import track
 
 from demt.cli_benchmark import benchmark
 from demt.cli_boundary import eval_boundary
-from demt.cli_common import console, errors, friendly_errors, parse_size
+from demt.cli_common import console, device_of, errors, friendly_errors, parse_size
 from demt.cli_data import data
 from demt.cli_export import export
 from demt.cli_fetch import fetch
@@ -21,7 +21,7 @@ from demt.cli_publish import publish
 from demt.cli_train import evaluate, train
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 app = typer.Typer(
     name="demt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
@@ -73,7 +73,7 @@ def predict(
         from demt.save import save_predictions
 
         tiles = None if tile is None else parse_size("--tile", tile)
-        where = _device(device)
+        where = device_of(device)
         network = load_model(model, random_weights).to(where)
         note = "Random weights: these pictures show what comes out, and mean nothing." if random_weights else None
         if note:
@@ -121,12 +121,3 @@ app.command("info")(info)
 app.command("publish")(publish)
 app.command("train")(train)
 app.command("eval")(evaluate)
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"Cannot run on --device {name!r}: {str(error).splitlines()[0]}") from error

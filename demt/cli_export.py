@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from demt.cli_common import console, errors, friendly_errors, parse_size
+from demt.cli_common import console, device_of, errors, friendly_errors, parse_size
 
 
 class FormatChoice(str, Enum):
@@ -41,13 +41,12 @@ def export(
     device: Annotated[str, typer.Option(help="Where pt2 and aoti files will run: cpu, cuda …")] = "cpu",
 ) -> None:
     """Write a model as ONNX or as a program of torch, and compare what the file computes with the model."""
-    from demt.cli import _device
     from demt.cli_load import load_model
     from demt.export import TOLERANCE
     from demt.export import export as write
 
     with friendly_errors(), errors.status("Writing and comparing …"):
-        network = load_model(model, random_weights).to(_device(device))
+        network = load_model(model, random_weights).to(device_of(device))
         written = write(
             network,
             out,

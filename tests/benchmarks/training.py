@@ -23,7 +23,7 @@ from demt.losses import MultiTaskLoss
 from demt.train import Recipe, load_recipe, train
 from demt.train.data import train_loader
 from demt.train.optim import make_optimizer, make_schedule
-from demt.train.run import make_model
+from demt.train.start import make_model
 
 STEPS, ROUNDS = 20, 3
 
