@@ -241,8 +241,8 @@ def test_commands(tmp_path):
 def test_a_short_run_beats_a_constant_prediction(tmp_path):
     """On every metric, the constant that the training labels suggest: most frequent class, mean depth, mean normal."""
     changes = ["model.name=multitask_baseline_nano.rooms", "model.args={}", "model.pretrained_backbone=false", SIX]
-    changes += ["data.size=[96,128]", "data.length=600", "data.val_length=24", "data.in_memory=true", "batch_size=8"]
-    changes += ["steps=1200", "save_every=1000", "eval_every=2000", "optim.warmup=50", "optim.lr=1e-3"]
+    changes += ["data.size=[96,128]", "data.length=1500", "data.val_length=24", "data.in_memory=true", "batch_size=8"]
+    changes += ["steps=3000", "save_every=3000", "eval_every=4000", "optim.warmup=50", "optim.lr=1e-3"]
     trained = run(tiny(tmp_path / "run", *changes))
     constant = constant_results(SyntheticRooms((96, 128), 100, 0), SyntheticRooms((96, 128), 24, 1))
     print({name: (round(constant[name], 4), round(trained.results[name], 4)) for name in constant})
