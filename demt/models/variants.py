@@ -44,7 +44,10 @@ TUNING = {"swin_tiny": ("nyud", "pascal"), "swin_large": ("pascal",)}
 HUB: dict[str, tuple[str, str, str]] = {}
 
 #: Weights that are part of this package: docs/weights.md says how they were made.
-PACKAGED = {"demt_nano.rooms": Path(__file__).parent / "packaged/demt_nano.rooms.safetensors"}
+PACKAGED = {
+    name: Path(__file__).parent / f"packaged/{name}.safetensors"
+    for name in ("demt_nano.rooms", "multitask_baseline_nano.rooms")
+}
 
 #: Training sizes of the data sets.
 SIZES = {"nyud": (3, 425, 560), "pascal": (3, 512, 512), "cityscapes": (3, 512, 1024)}
