@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import track
@@ -19,9 +19,6 @@ from demt.cli_list import list_models
 from demt.cli_load import load_model
 from demt.cli_publish import publish
 from demt.cli_train import evaluate, train
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     name="demt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"

@@ -74,6 +74,7 @@ def evaluate(
         from demt.folders import write_whole
         from demt.train import evaluate as run
         from demt.train import open_dataset
+        from demt.train.data import PUBLISHED
         from demt.train.evaluation import make_accelerator
         from demt.train.run import make_metrics
 
@@ -99,8 +100,8 @@ def evaluate(
             )
         if not accelerator.is_main_process:
             return
-        own = part.dataset in ("folder", "rooms")
-        metrics.print_table(console, title=f"{data}, metrics of protocol {metrics.protocol.name}" if own else None)
+        title = None if part.dataset in PUBLISHED else f"{data}, metrics of protocol {metrics.protocol.name}"
+        metrics.print_table(console, title=title)
         if out is not None:
             record = {"model": model, "data": data, "split": split, "protocol": metrics.protocol.name, "results": found}
             write_whole(out, lambda file: Path(file).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8"))

@@ -22,7 +22,8 @@ def _too_old_to_export():
     return ""
 
 
-needs_export = pytest.mark.skipif(bool(_too_old_to_export()), reason=_too_old_to_export() or "torch is new enough")
+_TOO_OLD = _too_old_to_export()
+needs_export = pytest.mark.skipif(bool(_TOO_OLD), reason=_TOO_OLD)
 
 
 def deviation(actual, expected):

@@ -60,7 +60,7 @@ def test_a_filter_that_nothing_fits():
     result = run("list", "resnet")
     assert result.exit_code == 1
     assert "No model fits 'resnet'" in result.stderr
-    assert "No model with weights fits 'hrnet_w99'" in run("list", "hrnet_w99", "--pretrained").stderr
+    assert "No model with weights fits 'degmix_nano'" in run("list", "degmix_nano", "--pretrained").stderr
 
 
 def test_pretrained_has_what_the_authors_published():

@@ -1,6 +1,6 @@
 """The weights in the package beside the baseline of the same training and a constant, on rooms none of them has seen.
 
-python -m tests.benchmarks.packaged runs/demt/last runs/rooms_nano/last [--images 300] [--write FILE]
+python -m tests.benchmarks.packaged runs/baseline/last runs/rooms_nano/last [--images 300] [--write FILE]
 
 `--write` puts the last model's weights into a file as they are shipped: float16, and evaluated as such.
 """
