@@ -5,15 +5,15 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from demt.card import ModelCard
     from demt.config import ModelConfig, PretrainedCfg
     from demt.factory import create_model
-    from demt.fusing import fuse
-    from demt.images import preprocess
+    from demt.hub.card import ModelCard
+    from demt.inference.fuse import fuse
+    from demt.inference.predict import predict
+    from demt.inference.preprocess import preprocess
     from demt.models import MultiTaskModel
-    from demt.prediction import predict
     from demt.registry import is_model, list_models, register_model
-    from demt.released import load_released
+    from demt.released.checkpoint import load_released
     from demt.tasks import Task
 
 __version__ = "0.1.0.dev0"
@@ -38,18 +38,18 @@ __all__ = [
 #: Where the names are defined. torch and timm take seconds to import: that is done when a name is first used, so that
 #: the command line answers at once.
 _HOMES = {
-    "ModelCard": "demt.card",
+    "ModelCard": "demt.hub.card",
     "ModelConfig": "demt.config",
     "MultiTaskModel": "demt.models",
     "PretrainedCfg": "demt.config",
     "Task": "demt.tasks",
     "create_model": "demt.factory",
-    "fuse": "demt.fusing",
+    "fuse": "demt.inference.fuse",
     "is_model": "demt.registry",
     "list_models": "demt.registry",
-    "load_released": "demt.released",
-    "predict": "demt.prediction",
-    "preprocess": "demt.images",
+    "load_released": "demt.released.checkpoint",
+    "predict": "demt.inference.predict",
+    "preprocess": "demt.inference.preprocess",
     "register_model": "demt.registry",
 }
 

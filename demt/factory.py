@@ -11,13 +11,13 @@ from typing import Any, cast
 from torch import nn
 
 from demt.config import Family, ModelConfig, PretrainedCfg, check_keys
-from demt.fetched import fetched_folder, how_to_get
-from demt.folders import read_folder, read_safetensors
-from demt.hub import HUB, LOCAL, download
+from demt.hub.folder import read_folder, read_safetensors
+from demt.hub.load import load_weights
+from demt.hub.remote import HUB, LOCAL, download
 from demt.models import MultiTaskModel
 from demt.models.variants import FAMILIES, SIZES
 from demt.registry import get_config, get_function
-from demt.weights import load_weights
+from demt.released.cache import fetched_folder, how_to_get
 
 
 def create_model(

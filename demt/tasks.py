@@ -12,7 +12,19 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from demt import palettes
+from demt.classes import (
+    CITYSCAPES_CLASSES,
+    CITYSCAPES_PALETTE,
+    NYUD_CLASSES,
+    NYUD_PALETTE,
+    PART_CLASSES,
+    PART_PALETTE,
+    PASCAL_CLASSES,
+    PASCAL_PALETTE,
+    ROOMS_CLASSES,
+    ROOMS_PALETTE,
+    Palette,
+)
 from demt.plugins import LOSSES, METRICS
 
 Activation = Literal["argmax", "foreground", "sigmoid", "unit", "identity"]
@@ -143,7 +155,7 @@ def _jsonable(field: str, value: Any) -> Any:
     return value
 
 
-def _semseg(channels: int, classes: tuple[str, ...] | None = None, palette: palettes.Palette | None = None) -> Task:
+def _semseg(channels: int, classes: tuple[str, ...] | None = None, palette: Palette | None = None) -> Task:
     return Task(
         name="semseg",
         channels=channels,
@@ -157,7 +169,7 @@ def _semseg(channels: int, classes: tuple[str, ...] | None = None, palette: pale
 
 #: The six built-in tasks with their usual channels (`semseg` as in PASCAL-Context).
 BUILTIN: dict[str, Task] = {
-    "semseg": _semseg(21, palettes.PASCAL_CLASSES, palettes.PASCAL_PALETTE),
+    "semseg": _semseg(21, PASCAL_CLASSES, PASCAL_PALETTE),
     "human_parts": Task(
         name="human_parts",
         channels=7,
@@ -166,8 +178,8 @@ BUILTIN: dict[str, Task] = {
         loss_weight=2.0,
         metric="miou",
         foreground_only=True,
-        classes=palettes.PART_CLASSES,
-        palette=palettes.PART_PALETTE,
+        classes=PART_CLASSES,
+        palette=PART_PALETTE,
     ),
     "sal": Task(
         name="sal",
@@ -195,18 +207,18 @@ BUILTIN: dict[str, Task] = {
 #: Task sets of the data sets: the three of the released models, in their order, and `demt.data.SyntheticRooms`.
 DATASETS: dict[str, dict[str, Task]] = {
     "nyud": {
-        "semseg": _semseg(40, palettes.NYUD_CLASSES, palettes.NYUD_PALETTE),
+        "semseg": _semseg(40, NYUD_CLASSES, NYUD_PALETTE),
         "depth": BUILTIN["depth"],
         "normals": BUILTIN["normals"],
         "edge": dataclasses.replace(BUILTIN["edge"], loss_args={"pos_weight": 0.8}),
     },
     "pascal": {name: BUILTIN[name] for name in ("semseg", "human_parts", "sal", "normals", "edge")},
     "cityscapes": {
-        "semseg": _semseg(19, palettes.CITYSCAPES_CLASSES, palettes.CITYSCAPES_PALETTE),
+        "semseg": _semseg(19, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE),
         "depth": dataclasses.replace(BUILTIN["depth"], unit="px"),
     },
     "rooms": {
-        "semseg": _semseg(16, palettes.ROOMS_CLASSES, palettes.ROOMS_PALETTE),
+        "semseg": _semseg(16, ROOMS_CLASSES, ROOMS_PALETTE),
         "human_parts": BUILTIN["human_parts"],
         "sal": BUILTIN["sal"],
         "normals": BUILTIN["normals"],

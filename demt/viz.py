@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from demt.palettes import voc_palette
+from demt.classes import voc_palette
 from demt.tasks import Task
 
 TITLES = {

@@ -13,7 +13,7 @@ def _seed():
 
 
 def _too_old_to_export():
-    from demt.capture import _no_special_sizes
+    from demt.export.capture import _no_special_sizes
 
     try:
         _no_special_sizes()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import demt
-from demt.convert import convert
-from demt.released_names import rename
+from demt.released.convert import convert
+from demt.released.names import rename
 from tests.golden import make
 
 # (relative to the standard deviation of the released output)

@@ -48,7 +48,7 @@ def test_the_command_line_answers_before_torch_is_imported():
 
 def test_names_are_there_however_they_are_reached():
     code = (
-        "import demt.save, demt; assert callable(demt.predict); assert demt.tasks.DATASETS; "
+        "import demt.inference.save, demt; assert callable(demt.predict); assert demt.tasks.DATASETS; "
         "assert demt.registry.list_models('demt_nano') == ['demt_nano']; assert set(demt.__all__) <= set(dir(demt)); "
         "assert not hasattr(demt, 'nothing')"
     )

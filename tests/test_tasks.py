@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from demt.palettes import CITYSCAPES_PALETTE, NYUD_CLASSES, voc_palette
+from demt.classes import CITYSCAPES_PALETTE, NYUD_CLASSES, voc_palette
 from demt.tasks import BUILTIN, DATASETS, Task, resolve_tasks
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from demt.images import read_image
+from demt.data.images import read_image
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 ARRAYS = (".npy", ".npz", ".mat")

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from demt.data import MultiTaskDataset
+from demt.inference.predict import predict
 from demt.models import MultiTaskModel
-from demt.prediction import predict
 from demt.viz import panel
 
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from demt.data import MultiTaskDataset
-from demt.folders import write_whole
+from demt.files import write_whole
 from demt.metrics.functional.gain import LOWER_IS_BETTER
 from demt.models import MultiTaskModel
 from demt.train.checkpoints import Checkpoints

@@ -7,8 +7,8 @@ import logging
 from typing import Any
 
 import demt
-from demt.availability import weights_of
-from demt.hub import HUB, LOCAL
+from demt.hub.availability import weights_of
+from demt.hub.remote import HUB, LOCAL
 from demt.models import MultiTaskModel
 from demt.registry import get_function
 from demt.tasks import Task

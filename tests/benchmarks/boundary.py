@@ -24,7 +24,7 @@ from scipy.sparse.csgraph import maximum_flow
 from scipy.spatial import cKDTree
 from skimage import morphology
 
-from demt.cli_boundary import _counts
+from demt.cli.boundary import _counts
 from demt.metrics.boundary.files import BoundarySettings
 from demt.metrics.boundary.inputs import BSDS_THRESHOLDS
 from demt.metrics.boundary.nms import PRESETS, suppress

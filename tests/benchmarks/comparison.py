@@ -24,7 +24,7 @@ from rich.console import Console
 import demt
 from demt.config import PretrainedCfg
 from demt.data import InMemory, MultiTaskDataset, SyntheticRooms
-from demt.folders import write_whole
+from demt.files import write_whole
 from demt.losses import MultiTaskLoss
 from demt.metrics import delta_m
 from demt.tasks import DATASETS

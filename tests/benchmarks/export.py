@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import demt
-from demt.export import export
+from demt.export.write import export
 from demt.ops import deform_mix
 from demt.ops.standard import deform_mix_standard
 

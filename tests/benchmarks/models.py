@@ -15,8 +15,8 @@ from functools import partial
 import torch
 
 import demt
-from demt.benchmark import Cost, Setting, in_own_process, measure, time_run
-from demt.cost import count_multiply_adds
+from demt.inference.benchmark import Cost, Setting, in_own_process, measure, time_run
+from demt.inference.cost import count_multiply_adds
 from tests.benchmarks.released_form import ReleasedForm
 
 FAMILIES = ("demt", "demtg", "degmix")

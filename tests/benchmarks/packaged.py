@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import demt
 from demt.data import SyntheticRooms
 from demt.data.transforms import eval_transform
-from demt.folders import write_whole
+from demt.files import write_whole
 from demt.train import evaluate
 from demt.train.run import make_metrics
 from tests.benchmarks.comparison import METRICS, SCALE

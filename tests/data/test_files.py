@@ -29,7 +29,7 @@ def test_images_are_those_that_predict_sees(tmp_path):
         picture.save(tmp_path / name)
     Image.fromarray(photo).save(tmp_path / "turned.jpg", exif=turned, quality=95)
     for path in tmp_path.iterdir():
-        seen = demt.images.read_image(path).numpy().transpose(1, 2, 0)
+        seen = demt.data.images.read_image(path).numpy().transpose(1, 2, 0)
         got = read_rgb(path)
         assert got.dtype == np.uint8
         assert got.shape == ((60, 40, 3) if path.name == "turned.jpg" else (40, 60, 3))

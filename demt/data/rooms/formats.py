@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from demt.palettes import NYUD_CLASSES, PASCAL_CLASSES, ROOMS_CLASSES
+from demt.classes import NYUD_CLASSES, PASCAL_CLASSES, ROOMS_CLASSES
 
 Maps = Mapping[str, NDArray[Any]]
 Files = dict[str, bytes]

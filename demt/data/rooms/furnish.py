@@ -7,7 +7,7 @@ import math
 from demt.data.rooms import decor, furniture, lighting
 from demt.data.rooms import materials as m
 from demt.data.rooms.dice import Dice
-from demt.data.rooms.layout import TURNS, Plan
+from demt.data.rooms.floor_plan import TURNS, Plan
 from demt.data.rooms.parts import Thing, box
 from demt.data.rooms.people import person
 from demt.data.rooms.scene import Camera, Scene, assemble

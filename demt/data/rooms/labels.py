@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from demt.classes import ROOMS_CLASSES
 from demt.data.rooms.scene import Floats, Scene
 from demt.data.rooms.surface import Surface
-from demt.palettes import ROOMS_CLASSES
 
 #: Share of the image from which people count as salient.
 _PEOPLE = 0.005
 
 
 def semseg(scene: Scene, solid: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """Class ids (H, W) of `demt.palettes.ROOMS_CLASSES`."""
+    """Class ids (H, W) of `demt.classes.ROOMS_CLASSES`."""
     ids = np.array([ROOMS_CLASSES.index(name) for name in scene.names], np.uint8)
     return ids[scene.instance][solid]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from demt.data.rooms.dice import Dice
-from demt.data.rooms.layout import TURNS, Plan
+from demt.data.rooms.floor_plan import TURNS, Plan
 from demt.data.rooms.materials import Colour
 from demt.data.rooms.parts import Thing, Vec, cos_sin
 from demt.data.rooms.scene import Light, Sun

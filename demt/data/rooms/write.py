@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from demt.data.rooms.formats import FORMATS, LISTS
-from demt.data.staging import new_folder
+from demt.files import new_folder
 
 
 class Scenes(Protocol):

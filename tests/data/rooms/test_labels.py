@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from demt.classes import ROOMS_CLASSES
 from demt.data import SyntheticRooms
 from demt.data.rooms import make_scene
 from demt.data.rooms.cast import Rays, cast
-from demt.palettes import ROOMS_CLASSES
 from tests.data.rooms import witness
 
 PERSON = ROOMS_CLASSES.index("person")

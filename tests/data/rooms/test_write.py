@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from demt.classes import CITYSCAPES_CLASSES, NYUD_CLASSES, PASCAL_CLASSES, ROOMS_CLASSES
 from demt.data import Cityscapes, Disparity, NYUDv2, PASCALContext, SyntheticRooms
 from demt.data.pascal import boundaries_of
 from demt.data.rooms import formats
-from demt.palettes import CITYSCAPES_CLASSES, NYUD_CLASSES, PASCAL_CLASSES, ROOMS_CLASSES
 
 SPLITS = {"train": 2, "val": 3}
 

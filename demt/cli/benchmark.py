@@ -1,0 +1,81 @@
+"""`demt benchmark`: how fast a model is on this machine."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated
+
+import typer
+
+from demt.cli.common import console, friendly_errors
+
+
+def benchmark(
+    name: Annotated[str, typer.Argument(help="A model; demt list shows them.")],
+    way: Annotated[
+        list[str] | None,
+        typer.Option(help="eager, fused, compiled or training; may be repeated. The first two by default."),
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="HxW", help="Image size, e.g. 512x1024; may be repeated.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda…; a GPU by default where there is one.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16 or float16; may be repeated.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="How long to repeat each run.")] = 5.0,
+) -> None:
+    """Time and memory of a model on this machine, with random weights: one line a way of running it."""
+    with friendly_errors():
+        import torch
+        from rich.table import Table
+
+        from demt.inference.benchmark import WAYS, Cost, Setting, benchmark
+        from demt.registry import get_config
+
+        size_of_training = get_config(name)[1].input_size[1:]
+        sizes = [_size(each) for each in size or ["{}x{}".format(*size_of_training)]]
+        ways, dtypes = way or ["eager", "fused"], dtype or ["float32"]
+        for option, values, known in (
+            ("--way", ways, tuple(WAYS)),
+            ("--dtype", dtypes, ("float32", "bfloat16", "float16")),
+        ):
+            if unknown := [each for each in values if each not in known]:
+                raise ValueError(f"Expected {option} to be one of {', '.join(known)}, got {unknown[0]!r}")
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        where = (
+            torch.cuda.get_device_name(device) if device.startswith("cuda") and torch.cuda.is_available() else device
+        )
+        console.print(f"{name} on {where}, torch {torch.__version__}, batch of {batch_size}", highlight=False)
+        table = Table("size", "type", "way")
+        for column in ("ms", "images/s", "first run, s", "peak MB", "above idle"):
+            table.add_column(column, justify="right")
+        settings = [
+            Setting(
+                model=name, way=w, size=s, batch_size=batch_size, device=device, dtype=d, threads=threads,
+                seconds=seconds,
+            )
+            for s, d, w in itertools.product(sizes, dtypes, ways)
+        ]  # fmt: skip
+        with console.status("") as status:
+            for number, (setting, cost) in enumerate(zip(settings, benchmark(settings)), 1):
+                status.update(f"{number} of {len(settings)} measured")
+                label = ["x".join(map(str, setting.size)), setting.dtype, setting.way]
+                table.add_row(*label, *(_cells(cost, batch_size) if isinstance(cost, Cost) else [cost]))
+        console.print(table)
+
+
+def _cells(cost: object, batch_size: int) -> list[str]:
+    from demt.inference.benchmark import Cost
+
+    assert isinstance(cost, Cost)
+    memory = [f"{value / 1e6:.0f}" if value > 0 else "?" for value in (cost.memory, cost.memory - cost.idle_memory)]
+    times = [f"{1e3 * cost.seconds:.1f}", f"{batch_size / cost.seconds:.2f}", f"{cost.first_seconds:.2f}"]
+    return [*times, *memory]
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) > 0 and int(width) > 0):
+        raise ValueError(f"Expected --size as HEIGHTxWIDTH, e.g. 512x1024, got {text!r}")
+    return int(height), int(width)

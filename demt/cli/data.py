@@ -1,0 +1,198 @@
+"""`demt data`: check, convert and unpack data sets."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from demt.cli.common import console, errors, friendly_errors
+
+if TYPE_CHECKING:
+    from demt.data.doctor.report import Report
+    from demt.data.folder import MultiTaskFolder
+
+T = TypeVar("T")
+
+data = typer.Typer(no_args_is_help=True, help="Check, convert and unpack data sets.")
+
+
+@data.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="Folder of the data set; it is only read.")],
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Tasks to check, such as semseg,depth; of own data with their classes: semseg=5,depth."),
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Open only N samples of each split, evenly spread.")
+    ] = None,
+    subset: Annotated[
+        bool, typer.Option("--subset", help="A part of a published data set, on purpose: do not count samples.")
+    ] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a picture of some samples with all their labels.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes; by default one a core.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="nyud, pascal or cityscapes; by default found.")] = None,
+    layout: Annotated[str, typer.Option(help="Layout of a published data set; by default found.")] = "auto",
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given again.")] = None,
+    encodings: Annotated[
+        str | None, typer.Option(help="Of own data: what pictures mean, such as depth=millimetres,edge=grey.")
+    ] = None,
+    index: Annotated[str | None, typer.Option(help="Of own data: an index, .csv or .jsonl.")] = None,
+    ids: Annotated[str | None, typer.Option(help="Of own data: a list of samples, one a line.")] = None,
+    images: Annotated[str, typer.Option(help="Of own data: the folder of the images.")] = "images",
+) -> None:
+    """Is a data set whole, and are its files what their places say? Exits with 1 if not."""
+    with friendly_errors():
+        from demt.cli.report import show_report
+        from demt.data.doctor.check import check_folder, check_published
+
+        if sheet is not None and (not sheet.absolute().parent.is_dir() or sheet.suffix.lower() != ".png"):
+            raise ValueError(f"Expected --sheet as a .png file in a folder that exists, got {str(sheet)!r}")
+        how: dict[str, Any] = {
+            "sample": sample,
+            "workers": _cores() if workers is None else workers,
+            "show": lambda findings, count: _track(findings, "Samples", count),
+        }
+        own = _own_data(path, tasks, encodings, index, ids, images, published=dataset is not None or layout != "auto")
+        if own is not None:
+            report = check_folder(own, **how)
+        else:
+            names = None if tasks is None else tasks.split(",")
+            report = check_published(
+                path, dataset=dataset, layout=layout, tasks=names, splits=split, subset=subset, **how
+            )
+        if as_json:
+            typer.echo(json.dumps(report.to_dict(), indent=2))
+        else:
+            show_report(report, console)
+        if sheet is not None:
+            _write_sheet(report, sheet)
+    raise typer.Exit(bool(report.problems))
+
+
+@data.command()
+def convert(
+    path: Annotated[Path, typer.Argument(help="Folder of the data set; it is only read.")],
+    target: Annotated[Path, typer.Argument(help="Folder to make.")],
+    layout: Annotated[str, typer.Option(help="Layout to write, such as atrc, vandenhende, astmt, libmtl.")],
+    tasks: Annotated[str | None, typer.Option(help="Tasks to convert, such as semseg,depth; by default all.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="nyud, pascal or cityscapes; by default found.")] = None,
+    source: Annotated[str, typer.Option(help="Layout of the folder; by default found.")] = "auto",
+) -> None:
+    """Write a published data set in another of its layouts, and say what that lost."""
+    with friendly_errors():
+        from demt.cli.report import show_changes
+        from demt.data.doctor.convert import convert as write
+
+        changes = write(
+            path,
+            target,
+            layout,
+            dataset=dataset,
+            source=source,
+            tasks=None if tasks is None else tasks.split(","),
+            show=lambda samples, count: _track(samples, "Samples", count),
+        )
+        show_changes(changes, console)
+        console.print(f"Written to {target}", soft_wrap=True, highlight=False, markup=False)
+
+
+@data.command()
+def unpack(
+    archive: Annotated[Path, typer.Argument(help="A .zip, .tar or .tar.gz file.")],
+    target: Annotated[Path, typer.Argument(help="Folder to make.")],
+    max_gib: Annotated[float, typer.Option(min=0, help="Refuse archives that unpack to more.")] = 500,
+    max_files: Annotated[int, typer.Option(min=1, help="Refuse archives of more files.")] = 1_000_000,
+    max_ratio: Annotated[float, typer.Option(min=1, help="Refuse archives that grow more than so many times.")] = 200,
+) -> None:
+    """Unpack an archive into a new folder and nowhere else; all of it, or nothing."""
+    with friendly_errors():
+        from demt.data.doctor.archive import Limits
+        from demt.data.doctor.archive import unpack as write
+
+        with errors.status("Unpacking …"):
+            count = write(archive, target, limits=Limits(files=max_files, size=int(max_gib * 2**30), ratio=max_ratio))
+        inside = [path for path in target.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+        folder = inside[0] if len(inside) == 1 and inside[0].is_dir() else target
+        console.print(
+            f"{count} files in {target}; next: demt data check {folder}", soft_wrap=True, highlight=False, markup=False
+        )
+
+
+def _own_data(
+    path: Path,
+    tasks: str | None,
+    encodings: str | None,
+    index: str | None,
+    ids: str | None,
+    images: str,
+    *,
+    published: bool,
+) -> MultiTaskFolder | None:
+    """Own data, if the options say or the folder shows that it is; None for a published data set."""
+    from demt.data.doctor.find import find_layouts
+    from demt.data.doctor.suggest import suggest
+    from demt.data.folder import MultiTaskFolder
+    from demt.tasks import BUILTIN
+
+    declared = "=" in (tasks or "") or any(option is not None for option in (encodings, index, ids))
+    if not path.is_dir() or published or (not declared and find_layouts(path)):
+        return None
+    if tasks is None or not (declared or (path / images).is_dir()):
+        options = suggest(path)
+        if options is None and not declared:
+            return None
+        raise ValueError(
+            f"{str(path)!r} has no layout of a published data set. Of own data, say which tasks there are and what "
+            f"their files mean" + (f"; perhaps: demt data check {path} {options}" if options else ": --tasks semseg=5")
+        )
+    channels: dict[str, int] = {}
+    for name, count in _pairs("--tasks", tasks).items():
+        if count is None and (name not in BUILTIN or BUILTIN[name].activation == "argmax"):
+            raise ValueError(f"Expected the number of classes of {name!r} in --tasks, such as {name}=5")
+        if count is not None and not count.isdecimal():
+            raise ValueError(f"Expected a number of classes in --tasks, got {name}={count}")
+        channels[name] = BUILTIN[name].channels if count is None else int(count)
+    meanings = {name: value or "" for name, value in _pairs("--encodings", encodings).items()}
+    return MultiTaskFolder(path, channels, encodings=meanings, index=index, ids=ids, images=images)
+
+
+def _pairs(option: str, text: str | None) -> dict[str, str | None]:
+    pairs: dict[str, str | None] = {}
+    for part in text.split(",") if text else []:
+        name, equals, value = part.partition("=")
+        if not name or name in pairs or (equals and not value):
+            raise ValueError(f"Expected {option} as name=value,name=value with each name once, got {text!r}")
+        pairs[name] = value if equals else None
+    return pairs
+
+
+def _write_sheet(report: Report, file: Path) -> None:
+    from demt.cli.report import heading
+    from demt.data.doctor.sheet import contact_sheet
+
+    if not report.datasets:
+        raise ValueError("No split can be opened, so there is nothing to show on a sheet")
+    buffer = io.BytesIO()
+    contact_sheet(report.datasets, heading(report)).save(buffer, "PNG")
+    file.write_bytes(buffer.getvalue())
+    errors.print(f"Samples on {file}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _track(items: Iterable[T], what: str, count: int) -> Iterable[T]:
+    from rich.progress import track
+
+    return track(items, what, total=count, console=errors, disable=not errors.is_terminal)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,75 @@
+"""`demt fetch`: the authors' checkpoints, downloaded from them and converted on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from demt.cli.common import console, errors, friendly_errors
+
+if TYPE_CHECKING:
+    from demt.released.drive import Progress
+    from demt.released.fetch import Fetched
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="A model the authors published a checkpoint of: demt list --pretrained.")],
+    file: Annotated[
+        Path | None, typer.Option(help="The checkpoint, if you downloaded it in a browser: nothing is downloaded.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where it is kept, in place of demt/released beside Hugging Face's caches.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch it again although it is there.")] = False,
+) -> None:
+    """Download a checkpoint from its authors, check and convert it, and keep it for create_model(…, pretrained=True).
+
+    The weights are their authors' and are not redistributed; the authors' repositories state no licence.
+    """
+    with friendly_errors():
+        from demt.released.fetch import fetch as fetch_released
+
+        try:
+            with _progress_bar() as progress:
+                fetched = fetch_released(name, cache_dir, file=file, force=force, progress=progress)
+        except KeyboardInterrupt:
+            errors.print("Interrupted; the same command goes on where this one stopped.")
+            raise typer.Exit(130) from None
+        _report(fetched, cache_dir)
+
+
+def _report(fetched: Fetched, cache_dir: Path | None) -> None:
+    if fetched.mismatch:
+        errors.print(
+            f"[yellow]Mismatch:[/yellow] the authors label the file {fetched.label!r}, but it has "
+            f"{'; '.join(fetched.mismatch)}. It is kept as what it is.",
+            soft_wrap=True,
+            highlight=False,
+        )
+    for note in fetched.notes:
+        errors.print(f"[yellow]Note:[/yellow] it has {note}; the model is built so.", soft_wrap=True, highlight=False)
+    if fetched.left_out:
+        console.print(f"Left out, as no output depends on them: {fetched.left_out}", highlight=False)
+    console.print(f"{'Kept in' if fetched.new else 'There already:'} {fetched.folder}", soft_wrap=True, highlight=False)
+    where = "" if cache_dir is None else f', cache_dir="{cache_dir}"'
+    console.print(
+        f'Load with demt.create_model("{fetched.name}", pretrained=True{where})', soft_wrap=True, highlight=False
+    )
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = TextColumn("Downloading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(received: int, total: int | None) -> None:
+            bar.update(task, completed=received, total=total)
+
+        yield show

@@ -1,0 +1,136 @@
+"""`demt train` and `demt eval`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from demt.cli.common import console, errors, friendly_errors
+from demt.cli.load import load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from demt.tasks import Task
+    from demt.train import DataPart
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="nyud, pascal, cityscapes, nyud_tuning, finetune, rooms, rooms_nano, or a YAML file.")
+    ],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Changes, e.g. optim.lr=1e-4 out=runs/a.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in `out`.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe and stop.")] = False,
+) -> None:
+    """Train a model as a recipe says. On several GPUs: accelerate launch -m demt train RECIPE …"""
+    with friendly_errors():
+        from demt.train import load_recipe
+        from demt.train import train as run
+        from demt.train.reading import recipe_yaml
+
+        chosen = load_recipe(recipe, changes or [])
+        if show:
+            console.print(recipe_yaml(chosen), end="", highlight=False, soft_wrap=True, markup=False)
+            return
+        try:
+            trained = run(chosen, resume=resume, console=console)
+        except KeyboardInterrupt:
+            errors.print("Interrupted; add --resume to go on from the newest checkpoint.")
+            raise typer.Exit(130) from None
+        from accelerate import PartialState
+
+        if PartialState().is_main_process:
+            console.print(f'Load with demt.create_model("local-dir:{trained.folder / "best"}")', soft_wrap=True)
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model's name, hf-hub:ORG/NAME, or a folder that training wrote.")],
+    data: Annotated[str, typer.Argument(help="Folder of NYUD-v2, PASCAL-Context, Cityscapes or own data; or rooms.")],
+    protocol: Annotated[str, typer.Option(help="atrc, invpt or mtdp; Cityscapes: taskprompter, mtmamba, mtan.")] = "",
+    split: Annotated[str, typer.Option(help="train or val, of a published data set.")] = "val",
+    dataset: Annotated[str, typer.Option(help="nyud, pascal, cityscapes or folder; by default found.")] = "",
+    encoding: Annotated[list[str] | None, typer.Option(help="Of own data: TASK=ENCODING, e.g. depth=metres.")] = None,
+    ids: Annotated[str | None, typer.Option(help="Of own data: a file of the names to take.")] = None,
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width of rooms; of others, the size to pad to.")] = (
+        0,
+        0,
+    ),
+    length: Annotated[int, typer.Option(min=1, help="Number of rooms.")] = 100,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that run at once; of one size.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read data.")] = 0,
+    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+) -> None:
+    """Evaluate a model on a data set under a protocol. On several GPUs: accelerate launch -m demt eval …"""
+    with friendly_errors():
+        from demt.files import write_whole
+        from demt.train import evaluate as run
+        from demt.train import open_dataset
+        from demt.train.data import PUBLISHED
+        from demt.train.evaluation import make_accelerator
+        from demt.train.run import make_metrics
+
+        accelerator = make_accelerator(mixed_precision=precision)
+        network = load_model(model)
+        part = _data_part(data, dataset, network.tasks, dict(entry.split("=", 1) for entry in encoding or []))
+        part = dataclasses.replace(
+            part, protocol=protocol or None, val_ids=ids, size=size if size[0] else None, val_length=length
+        )
+        opened = open_dataset(part, split, network.pretrained_cfg)
+        if wrong := [name for name, task in opened.tasks.items() if network.tasks[name].channels != task.channels]:
+            raise ValueError(f"The model has other channels than the data for the tasks {wrong}")
+        metrics = make_metrics(opened.tasks, part.dataset, part.protocol)
+        with _bar(len(opened), accelerator.is_main_process) as advance:
+            found = run(
+                network,
+                opened,
+                metrics=metrics,
+                batch_size=batch_size,
+                workers=workers,
+                accelerator=accelerator,
+                advance=advance,
+            )
+        if not accelerator.is_main_process:
+            return
+        title = None if part.dataset in PUBLISHED else f"{data}, metrics of protocol {metrics.protocol.name}"
+        metrics.print_table(console, title=title)
+        if out is not None:
+            record = {"model": model, "data": data, "split": split, "protocol": metrics.protocol.name, "results": found}
+            write_whole(out, lambda file: Path(file).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8"))
+
+
+def _data_part(data: str, dataset: str, tasks: dict[str, Task], encodings: dict[str, str]) -> DataPart:
+    """The data set that `data` means, with those of the model's tasks that it has."""
+    from demt.tasks import DATASETS
+    from demt.train import recipe_from
+    from demt.train.data import guess_dataset
+
+    if data == "rooms":
+        dataset = "rooms"
+    elif not Path(data).is_dir():
+        raise FileNotFoundError(f"No folder {data!r}; DATA is a folder of images and labels, or rooms")
+    kind = dataset or guess_dataset(Path(data))
+    here = DATASETS[kind] if kind in DATASETS else {name for name in tasks if (Path(data) / name).is_dir()}
+    common = {name: task for name, task in tasks.items() if name in here}
+    if not common:
+        raise ValueError(f"{data!r} has labels of none of the model's tasks {list(tasks)}")
+    values = {"dataset": kind, "root": data, "encodings": encodings, "augment": False}
+    part = recipe_from({"data": values}).data
+    return dataclasses.replace(part, tasks=common if kind == "folder" else list(common))
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    from rich.progress import Progress
+
+    with Progress(console=errors, disable=not (shown and errors.is_terminal), transient=True) as bar:
+        task = bar.add_task("Evaluating", total=total)
+        yield lambda images: bar.advance(task, images)

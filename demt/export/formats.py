@@ -1,0 +1,130 @@
+"""The three file formats of `demt.export`: how each is written, and run again to be compared."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from demt.export.capture import ExportError, first_line
+
+Runner: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
+
+#: Name of the metadata inside a pt2 file, and its key in a package of AOTInductor.
+METADATA_FILE, METADATA_KEY = "demt.json", "demt"
+
+
+def check_available(format: str) -> None:
+    """Raise `ImportError` or `FileNotFoundError`, saying what to install, if this machine cannot write a format."""
+    if format == "onnx":
+        missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ImportError(f"Writing ONNX needs {' and '.join(missing)}: pip install 'demt[onnx]'")
+    if format == "aoti":
+        from torch._inductor import exc
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except exc.InvalidCxxCompiler as error:
+            raise FileNotFoundError(
+                "A package of AOTInductor needs a C++ compiler, and there is none; install g++ or clang++"
+            ) from error
+
+
+def write(program: ExportedProgram, path: Path, format: str, metadata: Mapping[str, Any], opset: int) -> Runner | None:
+    """Write a captured program, and return what runs the file; None where nothing here can.
+
+    Raises:
+        ExportError: with the first line of what torch or the format's own library has against the program.
+    """
+    try:
+        if format == "onnx":
+            return _write_onnx(program, path, metadata, opset)
+        return (_write_pt2 if format == "pt2" else _write_aoti)(program, path, json.dumps(metadata))
+    except OSError:
+        raise
+    except Exception as error:
+        raise ExportError(f"This model cannot be written as {format}: {first_line(error)}") from error
+
+
+def _write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int) -> Runner | None:
+    import onnx
+
+    names = [task["name"] for task in metadata["tasks"]]
+    written: Any = torch.onnx.export(
+        program, (), input_names=["images"], output_names=names, opset_version=opset, verbose=False
+    )
+    _name_sizes(written.model.graph)
+    for node in written.model.graph:
+        node.metadata_props.clear()
+    written.model.metadata_props.update(
+        {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    )
+    written.save(path, external_data=False)
+    onnx.checker.check_model(path, full_check=True)
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        outputs = session.run(None, {"images": images.numpy()})
+        return {each.name: torch.from_numpy(value) for each, value in zip(session.get_outputs(), outputs)}
+
+    return run
+
+
+def _name_sizes(graph: Any) -> None:
+    """Call open sizes by their names, in all shapes, instead of by torch's numbers."""
+    (images,) = graph.inputs
+    names = dict(zip((str(getattr(size, "value", size)) for size in images.shape), ("batch", "", "height", "width")))
+    symbols = re.compile(r"\bs\d+\b")
+    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
+        for index, size in enumerate(value.shape or ()):
+            if isinstance(text := getattr(size, "value", size), str):
+                value.shape[index] = symbols.sub(lambda match: names.get(match[0], match[0]), text)
+
+
+def _write_pt2(program: ExportedProgram, path: Path, metadata: str) -> Runner:
+    # An open file: torch wants a path to end in .pt2.
+    with path.open("wb") as file:
+        torch.export.save(program, file, extra_files={METADATA_FILE: metadata})
+    with path.open("rb") as written:
+        return runner(torch.export.load(written))
+
+
+def runner(program: ExportedProgram) -> Runner:
+    """What runs a program in this process."""
+    module = program.module()
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return module(images)  # type: ignore[no-any-return]
+
+    return run
+
+
+def _write_aoti(program: ExportedProgram, path: Path, metadata: str) -> Runner:
+    from torch._inductor import aoti_compile_and_package, aoti_load_package
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        package = Path(folder) / "model.pt2"
+        aoti_compile_and_package(
+            program,
+            package_path=str(package),
+            inductor_configs={"aot_inductor.metadata": {METADATA_KEY: metadata}},
+        )
+        loaded = aoti_load_package(str(package))
+        shutil.move(package, path)
+    return lambda images: dict(loaded(images))

@@ -1,0 +1,58 @@
+"""Images as the input of a model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from demt.data.images import ImageLike, read_image
+from demt.models import MultiTaskModel
+
+
+def preprocess(model: MultiTaskModel, image: ImageLike, *, max_size: int | None = None) -> Tensor:
+    """An image as the input of a model: (1, in_chans, H, W), normalised, on the model's device and of its dtype.
+
+    Args:
+        model: Its `pretrained_cfg` says how images are normalised.
+        image: See `read_image`. One channel is repeated; colour becomes grey for models with one channel.
+        max_size: Longest side in pixels; larger images are shrunk (antialiased), smaller ones are left.
+
+    Raises:
+        ValueError: if the image has other channels than the model.
+    """
+    return prepare(model, read_image(image), max_size)
+
+
+def prepare(model: MultiTaskModel, values: Tensor, max_size: int | None) -> Tensor:
+    """`preprocess` of an image that `read_image` has read and checked."""
+    chans = model.config.in_chans
+    if values.shape[0] == 4 and chans == 3:
+        values = values[:3] * values[3:] + (1 - values[3:])
+    elif values.shape[0] == 1:
+        values = values.expand(chans, -1, -1)
+    elif chans == 1 and values.shape[0] == 3:
+        values = values.mean(0, keepdim=True)
+    if values.shape[0] != chans:
+        raise ValueError(
+            f"Expected `image` with {chans} channels, got {values.shape[0]}; arrays are (H, W, C), tensors (C, H, W)"
+        )
+    values = _fit(values[None], max_size)
+    mean, std = (_per_channel(v, chans) for v in (model.pretrained_cfg.mean, model.pretrained_cfg.std))
+    like = next(model.head.parameters())
+    return ((values - mean) / std).to(like.device, like.dtype)
+
+
+def _fit(values: Tensor, max_size: int | None) -> Tensor:
+    height, width = values.shape[-2:]
+    if max_size is None or max(height, width) <= max_size:
+        return values
+    scale = max_size / max(height, width)
+    size = (max(round(height * scale), 1), max(round(width * scale), 1))
+    return F.interpolate(values, size=size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def _per_channel(values: tuple[float, ...], chans: int) -> Tensor:
+    if chans == 1:
+        values = (sum(values) / len(values),)
+    return torch.tensor([values[i % len(values)] for i in range(chans)])[:, None, None]

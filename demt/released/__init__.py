@@ -1,0 +1,1 @@
+"""The authors' checkpoints: recognised, fetched, converted, and the results they published."""

@@ -1,0 +1,255 @@
+"""Images in all forms, predictions in their meaning, and the files of the command line."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+from typer.testing import CliRunner
+
+import demt
+from demt.cli import app
+from demt.data.images import read_image
+from demt.tasks import Task
+from demt.viz import panel, task_picture
+from tests.released_form import released_form
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return demt.create_model(
+        "degmix_nano", tasks={**demt.tasks.DATASETS["nyud"], **demt.tasks.DATASETS["pascal"]}
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return Image.fromarray(data.astronaut()[:200, :300])
+
+
+def test_forms_of_one_image_are_the_same(photo, tmp_path):
+    array = np.asarray(photo)
+    photo.save(tmp_path / "photo.png")
+    expected = torch.from_numpy(array.transpose(2, 0, 1).copy()) / 255
+    tensor = torch.from_numpy(array.transpose(2, 0, 1).copy())
+    for form in (
+        photo,
+        array,
+        array / 255.0,
+        tensor,
+        tensor / 255,
+        tmp_path / "photo.png",
+        str(tmp_path / "photo.png"),
+    ):
+        torch.testing.assert_close(read_image(form), expected)
+
+
+def test_exif_turns_the_image_upright(photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "turned.png", exif=exif)
+    upright = read_image(tmp_path / "turned.png")
+    assert upright.shape == (3, 300, 200)
+    torch.testing.assert_close(upright, read_image(photo).rot90(-1, (1, 2)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I", "I;16"])
+def test_modes(mode, photo, tmp_path):
+    if mode.startswith("I"):
+        grey = np.asarray(photo.convert("L")).astype(np.uint16) * 257
+        image = Image.fromarray(grey if mode == "I;16" else grey.astype(np.int32))
+    else:
+        image = photo.convert(mode)
+    values = read_image(image)
+    assert values.shape == (3, 200, 300)
+    reference = read_image(photo).mean(0)
+    assert (values.mean(0) - reference).abs().mean() < (0.5 if mode == "1" else 0.06)
+
+
+def test_sixteen_bits_keep_their_precision(tmp_path):
+    values = np.arange(0, 65536, 17, dtype=np.uint16).reshape(-1, 1).repeat(3, 1)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    torch.testing.assert_close(
+        read_image(tmp_path / "deep.png")[0], torch.from_numpy(values.astype(np.float32) / 65535)
+    )
+
+
+def test_transparency_lies_over_white():
+    clear = Image.new("RGBA", (4, 3), (255, 0, 0, 0))
+    assert (read_image(clear) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((2, 3, 4, 5)), r"shape \(H, W\) or \(H, W, C\), got \(2, 3, 4, 5\)"),
+        (np.zeros((0, 3, 3), np.uint8), "at least one pixel"),
+        (np.full((4, 4, 3), 200.0), "in .0, 1., got values from 200 to 200"),
+        (np.full((4, 4, 3), np.nan), "in .0, 1."),
+        (np.zeros((4, 4, 3), np.int64), "dtype bool, uint8, uint16 or floating, got torch.int64"),
+        (torch.zeros(4, 4), r"shape \(C, H, W\), got \(4, 4\)"),
+        (5, "path, PIL image, array or tensor, got int"),
+    ],
+)
+def test_wrong_images(image, message, model):
+    with pytest.raises(ValueError, match=message):
+        demt.predict(model, image)
+
+
+def test_files_that_are_no_images(tmp_path, photo):
+    with pytest.raises(FileNotFoundError, match="No image at"):
+        read_image(tmp_path / "none.png")
+    text = tmp_path / "text.jpg"
+    text.write_text("hello")
+    photo.save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
+    for file in (text, tmp_path / "cut.png", tmp_path):
+        with pytest.raises(ValueError, match="cannot be read as an image"):
+            read_image(file)
+
+
+def test_channels_meet_the_model(photo):
+    grey = demt.create_model("demt_nano", in_chans=1, tasks={"depth": 1})
+    assert demt.preprocess(grey, photo).shape == (1, 1, 200, 300)
+    five = demt.create_model("demt_nano", in_chans=5, tasks={"depth": 1})
+    assert demt.preprocess(five, torch.rand(5, 9, 9)).shape == (1, 5, 9, 9)
+    with pytest.raises(ValueError, match="`image` with 5 channels, got 3"):
+        demt.preprocess(five, photo)
+
+
+def test_preprocessing_normalises(model):
+    values = demt.preprocess(model, np.full((4, 4, 3), 0.5))
+    torch.testing.assert_close(
+        values[0, :, 0, 0], (0.5 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    )
+
+
+def test_predictions_have_their_meaning(model, photo):
+    small = photo.resize((120, 80))
+    prediction = demt.predict(model, small)
+    with torch.no_grad():
+        logits = model(demt.preprocess(model, small))
+    assert list(prediction) == list(model.tasks)
+    assert prediction["semseg"].dtype == np.uint8
+    assert (prediction["semseg"] == logits["semseg"][0].argmax(0).numpy()).all()
+    np.testing.assert_allclose(prediction["edge"], logits["edge"][0, 0].sigmoid(), rtol=1e-5)
+    np.testing.assert_allclose(prediction["sal"], logits["sal"][0].softmax(0)[1], rtol=1e-5)
+    np.testing.assert_allclose(prediction["depth"], logits["depth"][0, 0], rtol=1e-5)
+    assert prediction["normals"].shape == (3, 80, 120)
+    np.testing.assert_allclose(np.linalg.norm(prediction["normals"], axis=0), 1, rtol=1e-5)
+    assert not model.training
+
+
+def test_large_images_run_small_and_come_back_large(model, photo):
+    prediction = demt.predict(model, photo, max_size=96)
+    with torch.no_grad():
+        logits = model(demt.preprocess(model, photo, max_size=96))
+    assert logits["depth"].shape[-2:] == (64, 96)
+    full = torch.nn.functional.interpolate(logits["semseg"], (200, 300), mode="bilinear")
+    assert prediction["semseg"].shape == (200, 300)
+    assert (prediction["semseg"] == full[0].argmax(0).numpy()).mean() > 0.9999
+    assert prediction["normals"].shape == (3, 200, 300)
+
+
+def test_several_images_equal_single_ones_and_keep_the_mode(model, photo):
+    model.train()
+    images = [photo.resize((64, 48)), photo.resize((50, 40)), photo.rotate(180).resize((64, 48))]
+    together = demt.predict(model, images, batch_size=3)
+    assert model.training
+    model.eval()
+    for image, several in zip(images, together):
+        for task, values in demt.predict(model, image).items():
+            np.testing.assert_allclose(several[task], values, atol=1e-4)
+    assert demt.predict(model, []) == []
+
+
+@pytest.mark.parametrize("options", [{"max_size": 0}, {"batch_size": 2.5}])
+def test_wrong_options(options, model, photo):
+    with pytest.raises(ValueError, match="integer >= 1"):
+        demt.predict(model, [photo], **options)
+
+
+def test_pictures_keep_class_ids():
+    task = demt.tasks.BUILTIN["semseg"]
+    ids = np.random.default_rng(0).integers(0, 21, (5, 6)).astype(np.uint8)
+    picture = task_picture(task, ids)
+    assert picture.mode == "P"
+    assert (np.asarray(picture) == ids).all()
+    assert tuple(np.asarray(picture.convert("RGB"))[0, 0]) == task.palette[ids[0, 0]]
+    wide = Task(name="words", channels=300, activation="argmax")
+    assert task_picture(wide, np.full((2, 2), 299, np.uint16)).mode == "RGB"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (300, 7)])
+def test_panels_of_any_shape(size, model):
+    image = Image.new("RGB", size)
+    sheet = panel(image, demt.predict(model, image), model.tasks, note="A note")
+    assert sheet.width > 400
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_command_writes_pictures_panel_and_values(photo, tmp_path):
+    (tmp_path / "other").mkdir()
+    for name in ("a.png", "b.jpg", "other/a.png"):
+        photo.save(tmp_path / name)
+    out = tmp_path / "out"
+    files = [tmp_path / n for n in ("a.png", "b.jpg", "other/a.png")]
+    result = run("predict", *files, "-m", "demt_nano.nyud", "--random-weights", "-o", out, "--batch-size", 2)
+    assert result.exit_code == 0, result.output
+    assert "Random weights" in result.stderr
+    tasks = ["semseg", "depth", "normals", "edge"]
+    expected = {f"{s}_{t}.png" for s in ("a", "b", "a_2") for t in [*tasks, "panel"]} | {"a.npz", "b.npz", "a_2.npz"}
+    assert {p.name for p in out.iterdir()} == expected
+    values = np.load(out / "a.npz")
+    assert sorted(values) == sorted(tasks)
+    assert values["normals"].shape == (3, 200, 300)
+    assert (np.asarray(Image.open(out / "a_semseg.png")) == values["semseg"]).all()
+
+
+def test_command_takes_a_folder_or_a_released_checkpoint(photo, tmp_path):
+    photo.save(tmp_path / "a.png")
+    network = demt.create_model("demt_hrnet_w18.nyud").eval()
+    torch.save(
+        {"state_dict": released_form(network.state_dict(), family="demt", tasks=list(network.tasks))},
+        tmp_path / "m.ckpt",
+    )
+    result = run("convert", tmp_path / "m.ckpt", tmp_path / "folder")
+    assert result.exit_code == 0, result.output
+    assert "demt on hrnet_w18_small_v2" in result.output
+    assert "semseg (40), depth (1)" in result.output
+    for source in ("m.ckpt", "folder"):
+        result = run(
+            "predict", tmp_path / "a.png", "-m", tmp_path / source, "-o", tmp_path / source[:2], "--max-size", 64
+        )
+        assert result.exit_code == 0, result.output
+        assert "Random" not in result.output
+    first, second = (np.load(tmp_path / f / "a.npz") for f in ("m.", "fo"))
+    assert all((first[t] == second[t]).all() for t in first)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.png", "-m", "demt_nano", "--random-weights"], "No image at 'none.png'"),
+        (["none.png", "-m", "demt_nano"], "There are no weights for 'demt_nano' yet; add --random-weights"),
+        (["none.png", "-m", "demt_nano", "--random-weights", "--device", "foo"], "Cannot run on --device 'foo'"),
+        (["none.png", "-m", ".", "--random-weights"], "'.' brings its own weights: drop --random-weights"),
+        (["none.png", "-m", "demt_nan"], "did you mean one of ['demt_nano'"),
+        (["none.png", "-m", "folder/model"], "No folder or checkpoint at 'folder/model'"),
+    ],
+)
+def test_command_errors_are_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("predict", *arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "predictions").exists()
+
+
+def test_version():
+    assert run("--version").output.strip() == f"demt {demt.__version__}"
