@@ -10,13 +10,13 @@ from difflib import get_close_matches
 from types import NoneType
 from typing import Any, Literal, get_args
 
-from demt.layers.deformable import InitialOffsets
-from demt.layers.interaction import InteractionAttention
-from demt.layers.query import QueryAttention
 from demt.tasks import Task, resolve_tasks
 
 Family = Literal["demt", "demtg", "degmix", "multitask_baseline"]
 NeckName = Literal["linear", "patch", "taps"]
+InitialOffsets = Literal["released", "zero"]
+InteractionAttention = Literal["pointwise", "global"]
+QueryAttention = Literal["pixelwise", "linear", "global"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "family": get_args(Family),

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from demt.config import ModelConfig
-from demt.models.head import BaselineHead, DeMTHead
+from demt.models.baseline import BaselineHead
+from demt.models.demt import DeMTHead
 from demt.models.variants import FAMILIES
 from tests.reference import head as reference
 

@@ -86,7 +86,7 @@ def benchmark(settings: Sequence[Setting]) -> Iterator[Cost | str]:
     """Measure one setting after the other: what it took, or in words why it does not run here.
 
     Example:
-        >>> from demt.benchmark import Setting, benchmark
+        >>> from demt.inference.benchmark import Setting, benchmark
         >>> (cost,) = benchmark([Setting(model="degmix_nano", size=(64, 64), seconds=0)])  # doctest: +SKIP
     """
     for setting in settings:

@@ -6,12 +6,12 @@ import copy
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from demt.layers import TaskHead, TaskInteractionBlock, TaskQueryBlock
-from demt.layers.linear import Linear
 from demt.models import MultiTaskModel
+from demt.ops.pointwise import compose
 
 #: Largest deviation that `fuse` accepts, of an output's standard deviation; rounding alone stays below a tenth of it.
 TOLERANCE = 1e-3
@@ -67,33 +67,13 @@ class FusedModel(MultiTaskModel):
     push_to_hub = reset_heads = save_pretrained
 
 
-class _FoldedInteraction(TaskInteractionBlock):
-    folded: Linear
-
-    def composed(self) -> tuple[Tensor, Tensor]:
-        return self.folded.weight, self.folded.bias
-
-
-class _FoldedQuery(TaskQueryBlock):
-    folded: Linear
-
-    def composed(self) -> tuple[Tensor, Tensor]:
-        return self.folded.weight, self.folded.bias
-
-
 def _fold(module: nn.Module) -> None:
     if isinstance(module, TaskHead):
         _fold_norm(module, "conv", "norm")
     elif isinstance(module, TaskInteractionBlock) and module.attention == "pointwise":
-        folded = _linear(*module.composed())
-        del module.value, module.proj, module.linear
-        module.folded = folded
-        module.__class__ = _FoldedInteraction
+        _compose(module, "value", "proj", "linear")
     elif isinstance(module, TaskQueryBlock):
-        folded = _linear(*module.composed())
-        del module.proj, module.linear
-        module.folded = folded
-        module.__class__ = _FoldedQuery
+        _compose(module, "proj", "linear")
     elif isinstance(module, nn.Sequential):
         for first in range(len(module) - 1):
             _fold_norm(module, str(first), str(first + 1))
@@ -110,10 +90,16 @@ def _fold_norm(module: nn.Module, conv_name: str, norm_name: str) -> None:
         setattr(module, norm_name, nn.Identity())
 
 
-def _linear(weight: Tensor, bias: Tensor) -> Linear:
-    layer = Linear(weight.shape[1], weight.shape[0], device="meta", dtype=weight.dtype)
-    layer.weight, layer.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
-    return layer
+def _compose(module: nn.Module, first: str, *others: str) -> None:
+    """Multiply linear layers that follow one another into the first; `nn.Identity` takes the place of the others."""
+    weight, bias = compose([getattr(module, name) for name in (first, *others)])
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta", dtype=weight.dtype)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    for name in others:
+        setattr(module, name, nn.Identity())
+    setattr(module, first, layer)
 
 
 def _compare(model: MultiTaskModel, fused: MultiTaskModel) -> None:

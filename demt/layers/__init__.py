@@ -1,16 +1,21 @@
 """Building blocks, each usable alone: maps in, maps out, any width, any number of tasks, any size from 1×1."""
 
-from demt.layers.deformable import SpatialDeformable
-from demt.layers.gating import GatingAttention
-from demt.layers.head import TaskHead
-from demt.layers.interaction import TaskInteractionBlock
-from demt.layers.mixer import ChannelMixer, DeformableMixer
-from demt.layers.neck import LinearNeck, PatchNeck, TapNeck
-from demt.layers.query import TaskQueryBlock, token_gram
+from demt.layers.blocks import (
+    ChannelMixer,
+    DeformableMixer,
+    DeformableMixerBlock,
+    GatingAttention,
+    SpatialDeformable,
+    TaskHead,
+    TaskInteractionBlock,
+    TaskQueryBlock,
+)
+from demt.layers.necks import LinearNeck, PatchNeck, TapNeck
 
 __all__ = [
     "ChannelMixer",
     "DeformableMixer",
+    "DeformableMixerBlock",
     "GatingAttention",
     "LinearNeck",
     "PatchNeck",
@@ -19,5 +24,4 @@ __all__ = [
     "TaskHead",
     "TaskInteractionBlock",
     "TaskQueryBlock",
-    "token_gram",
 ]

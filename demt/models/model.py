@@ -14,7 +14,8 @@ from torch import Tensor
 from demt.backbones import create_backbone
 from demt.config import ModelConfig, PretrainedCfg
 from demt.hub.pretrained import PretrainedModel
-from demt.models.head import BaselineHead, DeMTHead, MultiTaskHead
+from demt.models.baseline import BaselineHead, MultiTaskHead
+from demt.models.demt import DeMTHead
 from demt.tasks import Task
 
 

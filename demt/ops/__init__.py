@@ -1,17 +1,45 @@
-"""Deformable sampling and linear maps as functions: one clear reference, the fast paths, one dispatcher."""
+"""What the layers compute, as functions written for speed, each beside a plain one in `demt.ops.reference`."""
 
+from demt.ops.attention import global_attention, linear_attention, pixel_attention
+from demt.ops.autocast import float32_convolution
 from demt.ops.dispatch import Path, best_path
 from demt.ops.linear import linear
 from demt.ops.mixing import deform_mix
-from demt.ops.reference import deform_mix_reference, deform_sample_reference
+from demt.ops.pointwise import by_rows, per_pixel, stack_tasks
+from demt.ops.pyramid import convolve_levels, project_levels
+from demt.ops.reference import (
+    attention_reference,
+    convolve_levels_reference,
+    deform_mix_reference,
+    deform_sample_reference,
+    per_pixel_reference,
+    project_levels_reference,
+)
+from demt.ops.resize import resize
 from demt.ops.sampling import deform_sample
+from demt.ops.torch_private import is_hooked
 
 __all__ = [
     "Path",
+    "attention_reference",
     "best_path",
+    "by_rows",
+    "convolve_levels",
+    "convolve_levels_reference",
     "deform_mix",
     "deform_mix_reference",
     "deform_sample",
     "deform_sample_reference",
+    "float32_convolution",
+    "global_attention",
+    "is_hooked",
     "linear",
+    "linear_attention",
+    "per_pixel",
+    "per_pixel_reference",
+    "pixel_attention",
+    "project_levels",
+    "project_levels_reference",
+    "resize",
+    "stack_tasks",
 ]

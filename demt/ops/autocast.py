@@ -3,6 +3,8 @@
 import contextlib
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -17,3 +19,13 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
     if device.type == "meta":
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def float32_convolution(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """`layer(x)` in float32 at least, whatever autocast says: half precision cannot hold coordinates."""
+    with without_autocast(x.device):
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if layer.weight.dtype == dtype:
+            return layer(x.to(dtype))  # type: ignore[no-any-return]
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        return F.conv2d(x.to(dtype), layer.weight.to(dtype), bias, padding=layer.padding, groups=layer.groups)

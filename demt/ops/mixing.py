@@ -97,9 +97,9 @@ def _mix_op(
     obstacle = triton_obstacle(x, offset_weight, weight)
     with without_autocast(x.device):
         if obstacle is None:
-            from demt.ops import triton_mix  # triton is not there on every platform
+            from demt.ops.triton import launch  # triton is not there on every platform
 
-            return triton_mix.deform_mix_forward(x, hidden, offset_weight, offset_bias, weight, bias)
+            return launch.deform_mix_forward(x, hidden, offset_weight, offset_bias, weight, bias)
         log_fallback(x.device, obstacle)
         return deform_mix_forward(x, hidden, offset_weight, offset_bias, weight, bias)
 
@@ -122,9 +122,9 @@ def _mix_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     backward = deform_mix_backward
     if triton_obstacle(x, offset_weight, weight) is None:
-        from demt.ops import triton_mix
+        from demt.ops.triton import launch
 
-        backward = triton_mix.deform_mix_backward
+        backward = launch.deform_mix_backward
     with without_autocast(x.device):
         return backward(grad, x, hidden, offset_weight, offset_bias, weight, need_sampling, need_weight)
 

@@ -1,8 +1,16 @@
 """The operators written out, one line per formula: slow, short, and what every faster path is compared with."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from einops import rearrange
+from torch import Tensor, nn
+
+from demt.ops.resize import missing, resize
 
 
 def deform_sample_reference(x: Tensor, offset: Tensor) -> Tensor:
@@ -41,3 +49,54 @@ def deform_mix_reference(
     """Convolve the hidden map to offsets, sample `x` there, mix the channels; see `demt.ops.deform_mix`."""
     offset = F.conv2d(hidden, offset_weight, offset_bias, padding=1, groups=2)
     return F.conv2d(deform_sample_reference(x, offset), weight[:, :, None, None], bias)
+
+
+def per_pixel_reference(maps: Tensor, *layers: Any, residual: Tensor | None = None) -> Tensor:
+    """Apply layers one after the other, over the channels of maps (…, D, H, W); see `demt.ops.per_pixel`."""
+    for layer in layers:
+        on_maps = isinstance(layer, (nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm)) or not isinstance(layer, nn.Module)
+        maps = layer(maps) if on_maps else layer(maps.movedim(-3, -1)).movedim(-1, -3)
+    return maps if residual is None else residual + maps
+
+
+def attention_reference(
+    x: Tensor,
+    fused: Tensor,
+    query: Sequence[Any],
+    key: Sequence[Any],
+    value: Sequence[Any],
+    out: Sequence[Any],
+    heads: int,
+    attention: Literal["pixelwise", "linear", "global"],
+) -> Tensor:
+    """Multi-head attention of x (B, D, H, W) to fused (B, T, D, H, W); see `demt.ops.attention`.
+
+    softmax(Q Kᵀ / √d) V over the T tokens of each pixel (``"pixelwise"``) or all T·H·W (``"global"``), or without
+    softmax Q (Kᵀ V) / √d over all of them (``"linear"``).
+    """
+    q = per_pixel_reference(x, *query)
+    k, v = (per_pixel_reference(fused, *layers) for layers in (key, value))
+    scale = (q.shape[1] // heads) ** -0.5
+    if attention == "pixelwise":
+        q = rearrange(q, "b (n d) h w -> b h w n 1 d", n=heads)
+        k, v = (rearrange(each, "b t (n d) h w -> b h w n t d", n=heads) for each in (k, v))
+        attended = rearrange((q @ k.mT * scale).softmax(-1) @ v, "b h w n 1 d -> b (n d) h w")
+    else:
+        height = q.shape[2]
+        q = rearrange(q, "b (n d) h w -> b n (h w) d", n=heads)
+        k, v = (rearrange(each, "b t (n d) h w -> b n (t h w) d", n=heads) for each in (k, v))
+        attended = q @ (k.mT @ v * scale) if attention == "linear" else (q @ k.mT * scale).softmax(-1) @ v
+        attended = rearrange(attended, "b n (h w) d -> b (n d) h w", h=height)
+    return per_pixel_reference(attended, *out)
+
+
+def project_levels_reference(levels: Sequence[Tensor], layer: nn.Module) -> Tensor:
+    """A linear layer over the concatenated levels, all upsampled to the first; see `demt.ops.project_levels`."""
+    return per_pixel_reference(torch.cat([resize(level, levels[0].shape[-2:]) for level in levels], 1), layer)
+
+
+def convolve_levels_reference(levels: Sequence[Tensor], layer: Any) -> Tensor:
+    """A p×p convolution of stride p over the same, zero-padded to whole patches; see `demt.ops.convolve_levels`."""
+    joined = torch.cat([resize(level, levels[0].shape[-2:]) for level in levels], 1)
+    down, across = layer.stride
+    return layer(F.pad(joined, (0, missing(joined.shape[-1], across), 0, missing(joined.shape[-2], down))))

@@ -19,7 +19,7 @@ from demt.backbones.adapter import STRIDES
 from demt.config import PretrainedCfg
 from demt.hub.load import check_state
 from demt.models import MultiTaskModel
-from demt.models.head import DeMTHead
+from demt.models.demt import DeMTHead
 from demt.models.variants import SIZES
 from demt.released.convert import Converted, convert
 from demt.tasks import DATASETS, RELEASED

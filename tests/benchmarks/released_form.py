@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from demt.layers.deformable import neighbourhood_grid
+from demt.layers.blocks import neighbourhood_grid
 from demt.layers.linear import Linear
 
 
@@ -48,7 +48,7 @@ class ReleasedHead(nn.Module):
         out = {}
         for t, x in mixed.items():
             z = self.query(t, x, fused)
-            if self.parts.gating is not None:
+            if self.config.gating:
                 z = gating(self.parts.gating, z)
             maps = z.transpose(1, 2).reshape(1, -1, height, width)
             head = self.parts.heads[t]

@@ -14,9 +14,8 @@ from demt.layers import (
     TaskHead,
     TaskInteractionBlock,
     TaskQueryBlock,
-    token_gram,
 )
-from demt.layers.deformable import neighbourhood_grid
+from demt.layers.blocks import neighbourhood_grid
 
 D = 12
 MAP_TO_MAP = [
@@ -76,11 +75,6 @@ def test_pixelwise_sees_one_pixel_and_global_sees_all():
         moved = (block(x, changed) - block(x, fused)).abs().amax(1)[0] > 1e-7
         assert moved[2, 2]
         assert moved.all() == (block.attention != "pixelwise")
-
-
-def test_gram_can_be_shared():
-    x, fused = torch.randn(2, D, 3, 4), torch.randn(2, 3, D, 3, 4)
-    torch.testing.assert_close(QUERIES[1](x, fused, gram=token_gram(fused)), QUERIES[1](x, fused))
 
 
 def test_zero_offsets_sample_the_pixel_itself():
@@ -159,10 +153,6 @@ def test_constructor_errors(build, message):
         (lambda: GatingAttention(4)(torch.ones(1, 4, 2, 2, dtype=torch.int64)), "floating dtype, got torch.int64"),
         (lambda: TaskHead(4, 1)([1, 2]), "got list"),
         (lambda: TaskQueryBlock(4)(torch.randn(1, 4, 2, 2), torch.randn(2, 3, 4, 2, 2)), "same batch and size"),
-        (
-            lambda: QUERIES[0](*[torch.randn(1, D, 2, 2)] * 2, gram=torch.ones(1, 13, 13)),
-            "only with attention='linear'",
-        ),
         (lambda: LinearNeck([4, 4], 4)([torch.randn(1, 4, 2, 2), torch.randn(2, 4, 1, 1)]), "one batch, got .1, 2."),
         (lambda: LinearNeck([4], 4)([torch.randn(1, 4, 2, 2)] * 2), "Expected 1 `levels`, got 2"),
         (lambda: PatchNeck([4], 4)([torch.randn(1, 3, 2, 2)]), r"`levels\[0\]` of shape"),

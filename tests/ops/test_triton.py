@@ -90,10 +90,10 @@ def test_compiles_for_a_gpu_that_is_not_there(kernel, monkeypatch, tmp_path):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from demt.ops import triton_kernels
+    from demt.ops.triton import kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    function = getattr(triton_kernels, kernel)
+    function = getattr(kernels, kernel)
     constants = {"BLOCK_C": 16, "BLOCK_P": 32, "BLOCK_K": 32, "BLOCK_D": 256, "ALL_K": 128, "TF32": False}
     constants["PRODUCT"] = triton.language.bfloat16
     constants = {name: value for name, value in constants.items() if name in function.arg_names}

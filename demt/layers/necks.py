@@ -1,4 +1,4 @@
-"""Necks: four backbone levels to one map of width D."""
+"""Necks [1]: the levels of a backbone to one map of width D."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from demt.layers.checks import check_maps, check_positive
-from demt.layers.linear import Linear
-from demt.layers.tokens import channels_first, channels_last
-from demt.ops import linear
-from demt.ops.resize import missing, resize
+from demt.ops import convolve_levels, per_pixel, project_levels, resize
 
 
 class Neck(nn.Module):
-    """Base of the necks: knows its input channels and checks the levels."""
+    """Base of the necks: knows its input channels and checks the levels.
+
+    Raises:
+        ValueError: for channels below 1, or levels whose number, shapes or dtypes do not fit.
+    """
 
     def __init__(self, in_channels: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -35,10 +35,7 @@ class Neck(nn.Module):
 
 
 class LinearNeck(Neck):
-    """LayerNorm(Linear(concatenated levels)), all levels upsampled (bilinear) to the first. DeMT and DeMTG.
-
-    Upsampling commutes with a per-pixel linear map, so each level is projected at its own size and the sum is formed
-    at the first level's size; the concatenation (1440 channels for Swin-T) never exists.
+    """F = LayerNorm(Linear(concatenated levels)), all levels upsampled (bilinear) to the first [1]. DeMT and DeMTG.
 
     Args:
         in_channels: Channels C_i of the levels.
@@ -46,6 +43,9 @@ class LinearNeck(Neck):
 
     Shape:
         Maps (B, C_i, H_i, W_i), finest first, to (B, D, H_0, W_0).
+
+    Raises:
+        ValueError: see `Neck`.
 
     Example:
         >>> import torch
@@ -55,25 +55,18 @@ class LinearNeck(Neck):
 
     def __init__(self, in_channels: Sequence[int], channels: int) -> None:
         super().__init__(in_channels, channels)
-        self.proj = Linear(sum(in_channels), channels)
+        self.proj = nn.Linear(sum(in_channels), channels)
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         self._check(levels)
-        size = levels[0].shape[-2:]
-        finest, *weights = self.proj.weight.split(self.in_channels, dim=1)
-        total = linear(channels_last(levels[0]), finest, self.proj.bias)
-        for level, weight in zip(levels[1:], weights):
-            projected = linear(channels_last(level), weight)
-            total += channels_last(resize(channels_first(projected), size))
-        return channels_first(self.norm(total))
+        return per_pixel(project_levels(levels, self.proj), self.norm)
 
 
 class PatchNeck(Neck):
     """LayerNorm(Conv p×p stride p) of the concatenated levels, upsampled (bilinear) to the first. DeGMix, p = 4.
 
-    The map is zero-padded at the bottom and right to a multiple of p. Levels are convolved one by one, so the
-    concatenation never exists; small levels are projected before upsampling.
+    The map is zero-padded at the bottom and right to a multiple of p.
 
     Args:
         in_channels: Channels C_i of the levels.
@@ -82,6 +75,9 @@ class PatchNeck(Neck):
 
     Shape:
         Maps (B, C_i, H_i, W_i), finest first, to (B, D, ceil(H_0 / p), ceil(W_0 / p)).
+
+    Raises:
+        ValueError: for a `patch_size` below 1; see `Neck`.
 
     Example:
         >>> import torch
@@ -98,36 +94,7 @@ class PatchNeck(Neck):
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         self._check(levels)
-        height, width = levels[0].shape[-2:]
-        total = self.proj.bias[:, None, None]  # type: ignore[index]
-        for i, (level, weight) in enumerate(zip(levels, self.proj.weight.split(self.in_channels, dim=1))):
-            # Levels of the output's size or smaller are projected before upsampling: less work, and no large map.
-            convolve = _upsample_then_convolve if i < 2 else _project_then_upsample
-            total = total + convolve(level, weight, height, width)
-        return channels_first(self.norm(channels_last(total)))
-
-
-def _upsample_then_convolve(level: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
-    patch = weight.shape[-1]
-    full = F.pad(resize(level, (height, width)), (0, missing(width, patch), 0, missing(height, patch)))
-    return F.conv2d(full, weight, stride=patch)
-
-
-def _project_then_upsample(level: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
-    """The same by associativity: at the level's own pixels all p² taps at once, then each tap at its place."""
-    patch = weight.shape[-1]
-    projected = torch.einsum("bchw,dcpq->bpqhwd", level, weight)
-    rows = _interpolation(level.shape[-2], height, patch, level)
-    columns = _interpolation(level.shape[-1], width, patch, level)
-    across = torch.einsum("jqw,bpqhwd->bphjd", columns, projected)
-    return torch.einsum("iph,bphjd->bdij", rows, across)
-
-
-def _interpolation(source: int, target: int, patch: int, like: Tensor) -> Tensor:
-    """Weights (patches, p, source) of bilinear upsampling to `target` positions, zero in the padding."""
-    identity = torch.eye(source, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)[None]
-    weights = F.interpolate(identity, size=target, mode="linear", align_corners=False)[0]
-    return F.pad(weights, (0, missing(target, patch))).mT.unflatten(0, (-1, patch)).to(like.dtype)
+        return per_pixel(convolve_levels(levels, self.proj), self.norm)
 
 
 class TapNeck(Neck):
@@ -142,6 +109,9 @@ class TapNeck(Neck):
 
     Shape:
         Maps (B, C_i, H, W) of one size, to (B, D, scale·H, scale·W).
+
+    Raises:
+        ValueError: for a `hidden_channels` or `scale` below 1; see `Neck`.
 
     Example:
         >>> import torch

@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 import demt
-from demt.layers import rows
-from demt.layers.rows import by_rows
+from demt.ops import by_rows, pointwise
 
 
 class Owner(nn.Module):
@@ -20,7 +19,7 @@ class Owner(nn.Module):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(rows, "PIXELS", {"cpu": 32})
+    monkeypatch.setattr(pointwise, "PIXELS", {"cpu": 32})
 
 
 @pytest.mark.parametrize("size", [(7, 9), (1, 64), (16, 2), (3, 200)])
@@ -28,7 +27,7 @@ def test_blocks_give_what_the_whole_gives(small_blocks, size):
     x, y = torch.randn(2, 3, *size), torch.randn(2, 3, *size)
     owner = Owner().eval()
     with torch.no_grad():
-        got = by_rows(owner.compute, [x, y], owner)
+        got = by_rows(owner.compute, [x, y], owner=owner)
     assert sum(owner.heights) == size[0]
     assert max(owner.heights) == min(max(32 // (2 * size[1]), 1), size[0])
     for a, b in zip(got, [x + y, (x * y).sum(1, keepdim=True)]):
@@ -40,7 +39,7 @@ def test_results_may_take_the_place_of_maps(small_blocks):
     expected, memory = x + y, y.data_ptr()
     owner = Owner().eval()
     with torch.no_grad():
-        total, product = by_rows(owner.compute, [x, y], owner, reuse=[y, y])
+        total, product = by_rows(owner.compute, [x, y], owner=owner, reuse=[y, y])
     assert total.data_ptr() == memory
     assert torch.equal(total, expected)
     assert product.shape == (1, 1, 8, 9), "a result of another shape gets memory of its own"
@@ -52,10 +51,10 @@ def test_whole_where_somebody_looks(small_blocks):
         owner = Owner().eval()
         prepare(owner)
         with torch.no_grad():
-            by_rows(owner.compute, [x, x], owner)
+            by_rows(owner.compute, [x, x], owner=owner)
         assert owner.heights == [8]
     owner = Owner().eval()
-    by_rows(owner.compute, [x, x], owner)
+    by_rows(owner.compute, [x, x], owner=owner)
     assert owner.heights == [8], "a graph is recorded"
 
 

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from demt.ops import triton_kernels
+from demt.ops.triton import kernels
 
 # Triton's interpreter runs on the CPU, where there is nothing to tune and small tiles keep a test short.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -27,14 +27,14 @@ def _configs(*blocks: tuple[int, int, int]) -> list[triton.Config]:
 _forward: Any = triton.autotune(
     _configs((16, 32, 4), (16, 32, 8), (32, 32, 8), (32, 64, 8)),
     key=["C", "D"],
-)(triton_kernels.forward_kernel)
+)(kernels.forward_kernel)
 
 _backward: Any = triton.autotune(
     _configs((16, 32, 4), (16, 32, 8), (32, 64, 8)),
     key=["C"],
     # Every trial adds to these sums.
     reset_to_zero=["grad_x", "grad_hidden", "grad_offset_weight", "grad_offset_bias"],
-)(triton_kernels.backward_kernel)
+)(kernels.backward_kernel)
 
 
 def deform_mix_forward(

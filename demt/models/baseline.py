@@ -1,0 +1,103 @@
+"""Neck and task heads: the multi-task baseline, and what every decoder begins and ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from demt.config import ModelConfig
+from demt.layers import LinearNeck, PatchNeck, TapNeck, TaskHead
+from demt.tasks import Task, resolve_tasks
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class MultiTaskHead(nn.Module):
+    """Backbone levels to logits: a neck, something between that a subclass adds, and one head a task.
+
+    Args:
+        in_channels, strides: Channels and strides of the backbone's levels.
+        config: The model's configuration.
+    """
+
+    def __init__(self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.grad_checkpointing = False
+        self._hidden = config.head_width or max(sum(in_channels) // 8, 1)
+        self.neck = _neck(in_channels, strides, config)
+        self.heads = nn.ModuleDict()
+        self.tasks: dict[str, Task] = {}
+
+    def forward(self, levels: Sequence[Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """Backbone levels, finest first, to logits (B, channels, *size) per task, at the head's own size by default."""
+        return self.forward_head(self.forward_features(levels), size)
+
+    def forward_features(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Task maps (B, D, h, w), the inputs of the task heads."""
+        raise NotImplementedError
+
+    def forward_head(self, features: Mapping[str, Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """Logits (B, channels, *size) per task, from `forward_features`."""
+        return {name: self.run(self.heads[name], features[name], size) for name in self.tasks}
+
+    def run(self, module: Callable[..., Any], *args: Any) -> Any:
+        """`module(*args)`; with gradient checkpointing, computed again in the backward pass."""
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(module, *args, use_reentrant=False)
+        return module(*args)
+
+    def task_modules(self) -> dict[str, Callable[[], nn.Module]]:
+        """What a subclass has for each task, beside its head: names of `nn.ModuleDict`s, and how an entry is built."""
+        return {}
+
+    def reset_tasks(self, tasks: Mapping[str, Any]) -> None:
+        """Set the tasks. Modules of a task that stays are kept, but for its logits where its channels change."""
+        resolved = resolve_tasks(tasks)
+        # Built again in task order, so that state dicts list tasks in that order too.
+        for modules, build in self.task_modules().items():
+            old = getattr(self, modules)
+            kept = {name: old[name] if name in old else self._like_neck(build()) for name in resolved}
+            setattr(self, modules, nn.ModuleDict(kept))
+        self.heads = nn.ModuleDict({name: self._head(task) for name, task in resolved.items()})
+        self.tasks = resolved
+        # New modules come in training mode: give them the head's own.
+        self.train(self.training)
+
+    def _head(self, task: Task) -> nn.Module:
+        old = self.heads[task.name] if task.name in self.tasks else None
+        if old is not None and self.tasks[task.name].channels == task.channels:
+            return old
+        head = TaskHead(self.config.width, task.channels, hidden_channels=self._hidden)
+        if isinstance(old, TaskHead):
+            head.conv, head.norm = old.conv, old.norm
+        return self._like_neck(head)
+
+    def _like_neck(self, module: _Module) -> _Module:
+        parameter = next(self.neck.parameters())
+        return module.to(parameter.device, parameter.dtype)
+
+
+class BaselineHead(MultiTaskHead):
+    """The multi-task baseline: all task heads read the neck's map."""
+
+    def __init__(self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig) -> None:
+        super().__init__(in_channels, strides, config)
+        self.reset_tasks(config.tasks)
+
+    def forward_features(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict.fromkeys(self.tasks, self.neck(levels))
+
+
+def _neck(in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig) -> nn.Module:
+    """The neck that a configuration names, or else that of its family."""
+    pyramid = "patch" if config.family == "degmix" else "linear"
+    name = config.neck or ("taps" if len(set(strides)) == 1 else pyramid)
+    if name == "taps":
+        # Up to stride 4, where the finest level of a pyramid is.
+        return TapNeck(in_channels, config.width, scale=max(round(strides[0] / 4), 1))
+    return {"linear": LinearNeck, "patch": PatchNeck}[name](in_channels, config.width)

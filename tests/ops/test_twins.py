@@ -1,0 +1,179 @@
+"""Every function written for speed against its plain twin in `demt.ops.reference`: values and gradients in float64."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from demt.ops import (
+    attention_reference,
+    convolve_levels,
+    convolve_levels_reference,
+    global_attention,
+    linear_attention,
+    per_pixel,
+    per_pixel_reference,
+    pixel_attention,
+    pointwise,
+    project_levels,
+    project_levels_reference,
+)
+
+D = 8
+CHAINS = {
+    "mixer": lambda: [nn.Conv2d(D, 6, 1), F.gelu, nn.BatchNorm2d(6)],
+    "norm": lambda: [F.gelu, nn.BatchNorm2d(D)],
+    "interaction": lambda: [nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, D), nn.LayerNorm(D)],
+    "without biases": lambda: [nn.LayerNorm(D), nn.Linear(D, 5, bias=False), nn.Linear(5, D)],
+    "with identities": lambda: [nn.Identity(), nn.Linear(D, D), nn.Identity(), nn.Linear(D, 3, bias=False)],
+    "nothing": lambda: [nn.Identity()],
+}
+
+
+def randomised(layers):
+    for layer in layers:
+        for parameter in layer.parameters() if isinstance(layer, nn.Module) else ():
+            nn.init.normal_(parameter, std=0.5)
+    return [layer.double() if isinstance(layer, nn.Module) else layer for layer in layers]
+
+
+def same(fast, plain, inputs, parameters):
+    """Equal values, and equal gradients of a random combination of them for all that has any."""
+    leaves = [*inputs, *parameters]
+    got, wanted = fast(), plain()
+    torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-11)
+    weights = torch.randn_like(wanted)
+    grads = [torch.autograd.grad((each * weights).sum(), leaves) for each in (got, wanted)]
+    for a, b in zip(*grads):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("chain", CHAINS)
+def test_per_pixel(chain, residual, training):
+    layers = randomised(CHAINS[chain]())
+    modules = [layer.train(training) for layer in layers if isinstance(layer, nn.Module)]
+    x = torch.randn(2, D, 5, 7, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        channels = per_pixel_reference(x, *copy.deepcopy(layers)).shape[1]
+    more = torch.randn(2, channels, 5, 7, dtype=torch.float64) if residual else None
+    same(
+        lambda: per_pixel(x, *layers, residual=more),
+        lambda: per_pixel_reference(x, *layers, residual=more),
+        [x],
+        [p for module in modules for p in module.parameters()],
+    )
+
+
+@pytest.mark.parametrize("chain", ["interaction", "without biases", "with identities"])
+def test_per_pixel_of_stacked_maps(chain):
+    layers = randomised(CHAINS[chain]())
+    x = torch.randn(2, 3, D, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(per_pixel(x, *layers)[:, 1], per_pixel_reference(x[:, 1], *layers), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(2, D, 9, 7), (2, 3, D, 9, 7)])
+def test_per_pixel_a_few_rows_at_a_time(shape, monkeypatch):
+    monkeypatch.setattr(pointwise, "PIXELS", {"cpu": 30})
+    layers = randomised([nn.LayerNorm(D), nn.Linear(D, 3), F.gelu])
+    x = torch.randn(shape, dtype=torch.float64)
+    kept, residual = x.clone(), torch.randn(*shape[:-3], 3, 9, 7, dtype=torch.float64)
+    with torch.no_grad():
+        got = per_pixel(x, *layers, residual=residual)
+    torch.testing.assert_close(got, per_pixel_reference(x, *layers, residual=residual), rtol=0, atol=1e-11)
+    assert torch.equal(x, kept), "what comes in is left alone"
+
+
+def test_per_pixel_calls_layers_that_are_not_torchs_own():
+    """Adapters, quantised and parametrised layers, and layers that hooks look at, are not taken apart."""
+
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    x = torch.randn(1, D, 3, 4)
+    doubled, hooked, parametrised = Doubled(D, D), nn.Linear(D, D), parametrizations.weight_norm(nn.Linear(D, D))
+    seen = []
+    hooked.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    for layer in (doubled, hooked, parametrised):
+        expected = layer(x.movedim(1, -1)).movedim(-1, 1)
+        torch.testing.assert_close(per_pixel(x, nn.Identity(), layer), expected)
+    assert seen == [(1, 3, 4, D)] * 2
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module)))
+    with torch.no_grad():
+        per_pixel(x, nn.Linear(D, D), nn.Linear(D, D))
+    handle.remove()
+    assert seen[2:] == [nn.Linear, nn.Linear]
+
+
+ATTENTIONS = {"pixelwise": pixel_attention, "linear": linear_attention, "global": global_attention}
+
+
+def attention_layers(pre_norm, bias):
+    norms = [nn.LayerNorm(D) if pre_norm else nn.Identity() for _ in range(3)]
+    projections = [nn.Linear(D, D, bias=bias), nn.Linear(D, D, bias=False), nn.Linear(D, D, bias=bias)]
+    return [*zip(norms, projections), (nn.Linear(D, D), nn.Linear(D, D))]
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("mode", ATTENTIONS)
+def test_attention(mode, tasks, bias, pre_norm):
+    groups = attention_layers(pre_norm, bias)
+    for group in groups:
+        randomised(group)
+    x = torch.randn(2, D, 4, 3, dtype=torch.float64, requires_grad=True)
+    fused = torch.randn(2, tasks, D, 4, 3, dtype=torch.float64, requires_grad=True)
+    # With one token a pixel, softmax is 1 whatever the query.
+    trained = [p for group in groups for layer in group for p in layer.parameters()]
+    if mode == "pixelwise" and tasks == 1:
+        trained = [p for layer in (*groups[2], *groups[3]) for p in layer.parameters()]
+    same(
+        lambda: ATTENTIONS[mode](x, fused, *groups, 2) + 0 * x,
+        lambda: attention_reference(x, fused, *groups, 2, mode) + 0 * x,
+        [x, fused],
+        trained,
+    )
+
+
+@pytest.mark.parametrize("mode", ATTENTIONS)
+def test_attention_calls_layers_that_hooks_look_at(mode):
+    groups = attention_layers(True, False)
+    x, fused = torch.randn(1, D, 3, 4), torch.randn(1, 2, D, 3, 4)
+    expected = ATTENTIONS[mode](x, fused, *groups, 2)
+    seen = []
+    groups[1][1].register_forward_hook(lambda module, inputs, output: seen.append(output.numel()))
+    torch.testing.assert_close(ATTENTIONS[mode](x, fused, *groups, 2), expected, rtol=1e-4, atol=1e-5)
+    assert seen == [fused.numel()]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 12)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_layers_over_a_pyramid(size, bias, patch):
+    channels = (3, 4, 5, 6)
+    levels = [
+        torch.randn(2, c, -(-size[0] // s), -(-size[1] // s), dtype=torch.float64, requires_grad=True)
+        for c, s in zip(channels, (1, 2, 4, 8))
+    ]
+    if patch == 1:
+        layer, fast, plain = nn.Linear(sum(channels), D, bias=bias), project_levels, project_levels_reference
+    else:
+        layer = nn.Conv2d(sum(channels), D, patch, stride=patch, bias=bias)
+        fast, plain = convolve_levels, convolve_levels_reference
+    (layer,) = randomised([layer])
+    same(lambda: fast(levels, layer), lambda: plain(levels, layer), levels, list(layer.parameters()))
+
+
+def test_a_pyramid_under_a_layer_that_hooks_look_at():
+    levels = [torch.randn(1, 3, 4, 6), torch.randn(1, 4, 2, 3)]
+    for layer, fast in ((nn.Linear(7, D), project_levels), (nn.Conv2d(7, D, 2, stride=2), convolve_levels)):
+        expected, seen = fast(levels, layer), []
+        layer.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))  # noqa: B023
+        torch.testing.assert_close(fast(levels, layer), expected)
+        assert seen == [7 * 4 * 6]
