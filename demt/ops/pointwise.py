@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from demt.ops.linear import linear
 from demt.ops.reference import per_pixel_reference
-from demt.ops.torch_private import is_hooked
+from demt.ops.torch_private import all_modules_are_hooked, is_hooked
 
 Layer: TypeAlias = "nn.Module | Callable[[Tensor], Tensor]"
 
@@ -120,7 +120,8 @@ def by_rows(
     """
     height, width = maps[0].shape[-2:]
     rows = max(PIXELS.get(maps[0].device.type, PIXELS_ELSEWHERE) // max(len(maps[0]) * width, 1), 1)
-    if rows >= height or _records() or (owner is not None and _watched(owner)):
+    watched = all_modules_are_hooked() or (owner is not None and (owner.training or _any_hooked(owner)))
+    if rows >= height or _is_recorded() or watched:
         return function(*maps)
     results: list[Tensor] = []
     for top in range(0, height, rows):
@@ -132,12 +133,12 @@ def by_rows(
     return results
 
 
-def _records() -> bool:
+def _is_recorded() -> bool:
     return torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
-def _watched(owner: nn.Module) -> bool:
-    return owner.training or any(is_hooked(module) for module in owner.modules())
+def _any_hooked(owner: nn.Module) -> bool:
+    return any(is_hooked(module) for module in owner.modules())
 
 
 def _memory(block: Tensor, height: int, old: Tensor | None) -> Tensor:

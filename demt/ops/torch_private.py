@@ -7,10 +7,18 @@ from torch.nn.modules import module as _module
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether anything looks at a module's inputs or outputs with hooks, its own or those of all modules.
+    """Whether hooks of its own look at what goes into a module or comes out of it.
 
     Torch has no public way to ask. Where a name is missing, a module counts as hooked: it is then always called.
     """
-    own = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    everywhere = tuple(f"_global{name}" for name in own if name != "_backward_pre_hooks")
-    return any(getattr(module, name, True) for name in own) or any(getattr(_module, name, True) for name in everywhere)
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name, True) for name in names)
+
+
+def all_modules_are_hooked() -> bool:
+    """Whether hooks look at all modules, as `torch.nn.modules.module.register_module_forward_hook` sets them.
+
+    Torch has no public way to ask. Where a name is missing, the answer is yes: maps are then never overwritten.
+    """
+    names = ("_global_forward_hooks", "_global_forward_pre_hooks")
+    return any(getattr(_module, name, True) for name in names)

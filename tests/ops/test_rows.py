@@ -70,6 +70,23 @@ def test_a_model_gives_the_same_in_blocks(small_blocks, depth):
         assert (blocks[name] - value).abs().max() < 1e-4 * value.std()
 
 
+def test_maps_that_hooks_of_all_modules_keep_stay_what_they_were(small_blocks):
+    model = demt.create_model("demtg_nano", tasks={"depth": 1, "edge": 1}).eval()
+    kept, ours = [], set(model.head.modules())
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: (
+            kept.append((output, output.clone())) if module in ours and isinstance(output, torch.Tensor) else None
+        )
+    )
+    try:
+        with torch.no_grad():
+            model(torch.randn(1, 3, 96, 128))
+    finally:
+        handle.remove()
+    assert len(kept) > 30
+    assert all(torch.equal(output, copy) for output, copy in kept)
+
+
 def test_hooks_see_whole_maps(small_blocks):
     model = demt.create_model("demt_nano", tasks={"depth": 1}).eval()
     seen = []
