@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.utils.flop_counter import FlopCounterMode
 
 from demt.config import ModelConfig
 from demt.models import MultiTaskModel
@@ -38,16 +36,3 @@ def count_multiply_adds(config: ModelConfig, size: tuple[int, int]) -> int:
 def _without_memory(config: ModelConfig) -> MultiTaskModel:
     with torch.device("meta"):
         return MultiTaskModel(config).eval()
-
-
-@register_flop_formula(torch.ops.demt.deform_mix)
-def _deform_mix(x: Any, hidden: Any, offset_weight: Any, offset_bias: Any, weight: Any, *_: Any, **__: Any) -> int:
-    batch, channels, height, width = x
-    offsets = offset_weight[0] * offset_weight[1] * offset_weight[2] * offset_weight[3]
-    return int(2 * batch * height * width * (offsets + 4 * channels + weight[0] * weight[1]))
-
-
-@register_flop_formula(torch.ops.demt.deform_sample)
-def _deform_sample(x: Any, offset: Any, *_: Any, **__: Any) -> int:
-    batch, channels, height, width = x
-    return int(2 * batch * height * width * 4 * channels)

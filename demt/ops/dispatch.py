@@ -1,4 +1,8 @@
-"""Which implementation runs where, and why: decided in one place, reported in words."""
+"""Which implementation runs where, and why: decided in one place, reported in words.
+
+The Triton kernels agree with the reference in Triton's interpreter; no figures from a GPU stand in docs/benchmarks.md
+yet. Until they do the kernels are off, and the environment variable DEMT_TRITON=1 turns them on.
+"""
 
 import functools
 import importlib.metadata
@@ -11,6 +15,9 @@ import torch
 from torch import Tensor
 
 _logger = logging.getLogger("demt")
+
+#: Environment variable that turns the Triton kernels on. Read when a device is first used.
+SWITCH = "DEMT_TRITON"
 
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -51,6 +58,8 @@ def _device_obstacle(device: str) -> str | None:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device != "cuda" and not interpreted:
         return f"there is no kernel for device {device!r}"
+    if not interpreted and os.environ.get(SWITCH) != "1":
+        return f"the Triton kernels are off; {SWITCH}=1 in the environment turns them on"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     major, minor = importlib.metadata.version("triton").split(".")[:2]
@@ -81,6 +90,6 @@ def _shape_obstacle(x: Tensor, offset_weight: Tensor, weight: Tensor) -> str | N
 
 @functools.cache
 def log_fallback(device: torch.device, obstacle: str) -> None:
-    """Say once per reason that a GPU's maps take the slower path; on a CPU that path is the normal one."""
-    if device.type == "cuda":
+    """Say once per reason that a GPU's maps cannot take the Triton kernels, where these were asked for."""
+    if device.type == "cuda" and os.environ.get(SWITCH) == "1":
         _logger.warning("demt.ops.deform_mix on %s takes torch's kernels, which are slower: %s", device, obstacle)

@@ -60,3 +60,14 @@ def test_differences_between_backbones_are_the_published_ones():
     tiny, small = (count_multiply_adds(get_config(f"demt_swin_{s}.nyud")[0], (425, 560)) for s in ("tiny", "small"))
     added = published["demt_swin_small.nyud"] - published["demt_swin_tiny.nyud"]
     assert (small - tiny) / 1e9 == pytest.approx(added, rel=0.03)
+
+
+def test_the_backward_pass_is_counted():
+    x, hidden = torch.randn(1, 6, 5, 7, requires_grad=True), torch.randn(1, 18, 5, 7, requires_grad=True)
+    offset_weight, weight = torch.randn(12, 9, 3, 3, requires_grad=True), torch.randn(4, 6, requires_grad=True)
+    out = deform_mix(x, hidden, offset_weight, None, weight, None)
+    with FlopCounterMode(display=False) as counter:
+        out.sum().backward()
+    # Offsets and samples again; gradients of samples and of the mixing weight; twice the sampling; hidden and offsets.
+    multiply_adds = 35 * (offset_weight.numel() + 4 * 6 + 2 * weight.numel() + 2 * 4 * 6 + 2 * offset_weight.numel())
+    assert counter.get_total_flops() == 2 * multiply_adds

@@ -11,6 +11,7 @@ from demt.ops import Path, best_path, dispatch
 @pytest.fixture(autouse=True)
 def fresh_decisions(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv(dispatch.SWITCH, "1")
     dispatch._device_obstacle.cache_clear()
     dispatch.log_fallback.cache_clear()
     yield
@@ -32,6 +33,15 @@ def test_cuda_takes_triton_where_it_can(monkeypatch):
     path = best_path("cuda", torch.float64)
     assert path.name == "torch"
     assert "torch.float64" in path.reason
+
+
+def test_cuda_takes_torch_unless_asked(monkeypatch, caplog):
+    monkeypatch.delenv(dispatch.SWITCH)
+    path = best_path("cuda")
+    assert path.name == "torch"
+    assert "DEMT_TRITON=1" in path.reason
+    dispatch.log_fallback(torch.device("cuda"), path.reason)
+    assert not caplog.records
 
 
 def test_cuda_with_old_triton_takes_torch(monkeypatch):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import demt.ops  # noqa: F401  (registers the operators)
 from demt.ops import deform_mix, deform_sample
-from tests.ops import test_mixing, test_sampling
+from tests.ops import test_deform_mix, test_deform_sample
 
 needs_compiler = pytest.mark.skipif(
     sys.platform == "win32" or not any(map(shutil.which, ("c++", "g++", "clang++"))),
@@ -20,7 +20,7 @@ needs_compiler = pytest.mark.skipif(
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        _, _, *parameters = test_mixing.make(1, 4, 4, 4, 1, 1, torch.float32)
+        _, _, *parameters = test_deform_mix.make(1, 4, 4, 4, 1, 1, torch.float32)
         self.parameters_of_mix = nn.ParameterList(parameters)
 
     def forward(self, x: Tensor, hidden: Tensor, offset: Tensor) -> Tensor:
@@ -28,25 +28,25 @@ class Block(nn.Module):
 
 
 def inputs(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    x, hidden, *_ = test_mixing.make(1, 4, 4, 4, height, width, torch.float32)
-    return x, hidden, test_sampling.make(1, 4, 4, height, width, torch.float32)[1]
+    x, hidden, *_ = test_deform_mix.make(1, 4, 4, 4, height, width, torch.float32)
+    return x, hidden, test_deform_sample.make(1, 4, 4, height, width, torch.float32)[1]
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(requires_grad, dtype):
-    x, offset = test_sampling.make(2, 6, 3, 4, 5, dtype)
+    x, offset = test_deform_sample.make(2, 6, 3, 4, 5, dtype)
     torch.library.opcheck(
         torch.ops.demt.deform_sample.default, (x.requires_grad_(requires_grad), offset.requires_grad_(requires_grad))
     )
-    arguments = [each.requires_grad_(requires_grad) for each in test_mixing.make(2, 4, 4, 3, 4, 5, dtype)]
+    arguments = [each.requires_grad_(requires_grad) for each in test_deform_mix.make(2, 4, 4, 3, 4, 5, dtype)]
     torch.library.opcheck(torch.ops.demt.deform_mix.default, arguments)
 
 
 def test_opcheck_of_the_derivatives():
-    x, offset = test_sampling.make(2, 6, 3, 4, 5)
+    x, offset = test_deform_sample.make(2, 6, 3, 4, 5)
     torch.library.opcheck(torch.ops.demt.deform_sample_backward.default, (torch.ones_like(x), x, offset))
-    arguments = test_mixing.make(2, 4, 4, 4, 4, 5)[:5]
+    arguments = test_deform_mix.make(2, 4, 4, 4, 4, 5)[:5]
     for needs in ((True, True), (True, False), (False, True)):
         grad = torch.ones_like(arguments[0])
         torch.library.opcheck(torch.ops.demt.deform_mix_backward.default, (grad, *arguments, *needs))

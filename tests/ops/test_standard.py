@@ -5,12 +5,12 @@ import torch
 
 from demt.ops import deform_mix, deform_mix_reference, deform_sample, deform_sample_reference
 from demt.ops.standard import standard_operators
-from tests.ops import test_mixing, test_sampling
+from tests.ops import test_deform_mix, test_deform_sample
 
 
-@pytest.mark.parametrize("shape", test_mixing.SHAPES)
+@pytest.mark.parametrize("shape", test_deform_mix.SHAPES)
 def test_mix_equals_the_reference(shape):
-    arguments = test_mixing.make(*shape)
+    arguments = test_deform_mix.make(*shape)
     expected = deform_mix_reference(*arguments)
     with standard_operators():
         torch.testing.assert_close(deform_mix(*arguments), expected, rtol=1e-9, atol=1e-9)
@@ -18,13 +18,13 @@ def test_mix_equals_the_reference(shape):
 
 @pytest.mark.parametrize("shape", [(2, 6, 3, 4, 5), (1, 4, 4, 1, 1), (1, 4, 1, 9, 2)])
 def test_sample_equals_the_reference(shape):
-    x, offset = test_sampling.make(*shape, torch.float64)
+    x, offset = test_deform_sample.make(*shape, torch.float64)
     with standard_operators():
         torch.testing.assert_close(deform_sample(x, offset), deform_sample_reference(x, offset), rtol=1e-9, atol=1e-9)
 
 
 def test_float32_at_the_scale_of_coordinates():
-    arguments = test_mixing.make(1, 8, 8, 8, 56, 72, torch.float32)
+    arguments = test_deform_mix.make(1, 8, 8, 8, 56, 72, torch.float32)
     arguments[1][:, :9] += torch.arange(56)[:, None]
     arguments[1][:, 9:] += torch.arange(72)
     exact = deform_mix_reference(*(each.double() for each in arguments))
@@ -37,7 +37,7 @@ def test_graphs_have_no_operators_of_ours_only_inside():
         def forward(self, x, offset):
             return deform_sample(x, offset)
 
-    given = test_sampling.make(1, 4, 2, 5, 6, torch.float32)
+    given = test_deform_sample.make(1, 4, 2, 5, 6, torch.float32)
     for inside in (False, True):
         if inside:
             with standard_operators():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from demt.ops import best_path, deform_mix, deform_mix_reference, dispatch
-from tests.ops.test_mixing import NAMES, SHAPES, make, value_and_gradients
+from tests.ops.test_deform_mix import NAMES, SHAPES, make, value_and_gradients
 
 triton = pytest.importorskip("triton", minversion="3.3", reason="the kernels and these tests want triton 3.3")
 

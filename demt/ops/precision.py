@@ -1,10 +1,15 @@
-"""Autocast for operators of our own, which ``"meta"`` tensors do not know."""
+"""Number types: what autocast asks for, and what coordinates need."""
 
 import contextlib
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type coordinates and weights are computed in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -24,7 +29,7 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
 def float32_convolution(x: Tensor, layer: nn.Conv2d) -> Tensor:
     """`layer(x)` in float32 at least, whatever autocast says: half precision cannot hold coordinates."""
     with without_autocast(x.device):
-        dtype = torch.promote_types(x.dtype, torch.float32)
+        dtype = compute_dtype(x.dtype)
         if layer.weight.dtype == dtype:
             return layer(x.to(dtype))  # type: ignore[no-any-return]
         bias = None if layer.bias is None else layer.bias.to(dtype)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from demt.ops import deform_mix, deform_mix_reference, deform_sample, gridsample
+from demt.ops import deform_mix, deform_mix_reference, deform_sample, grid_sample
 
 NAMES = ["x", "hidden", "offset_weight", "offset_bias", "weight", "bias"]
 
@@ -54,7 +54,7 @@ def value_and_gradients(function, arguments: list[Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize("witness", [torchvision_mix, deform_mix_reference])
 @pytest.mark.parametrize("samples", [1, 30, 1 << 21])
 def test_equals_witness_in_value_and_gradients(monkeypatch, shape, witness, samples):
-    monkeypatch.setitem(gridsample.CHUNK_SAMPLES, "cpu", samples)
+    monkeypatch.setitem(grid_sample.CHUNK_SAMPLES, "cpu", samples)
     arguments = make(*shape)
     results, expected = value_and_gradients(deform_mix, arguments), value_and_gradients(witness, arguments)
     for name, ours, theirs in zip(["out", *NAMES], results, expected):

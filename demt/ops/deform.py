@@ -1,14 +1,24 @@
-"""`deform_mix`: the public function and its registration as one operator of torch."""
+"""`deform_mix` and `deform_sample`: the public functions, each one operator of torch."""
 
+from __future__ import annotations
+
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from demt.ops.autocast import autocast_dtype, without_autocast
 from demt.ops.checks import check_map, check_offset_dtype, check_same_device, check_same_dtype, check_shape
 from demt.ops.dispatch import log_fallback, triton_obstacle
-from demt.ops.gridmix import deform_mix_backward, deform_mix_forward
+from demt.ops.grid_sample import (
+    deform_mix_backward,
+    deform_mix_forward,
+    deform_sample_backward,
+    deform_sample_forward,
+)
+from demt.ops.precision import autocast_dtype, without_autocast
+from demt.ops.standard import deform_mix_standard, deform_sample_standard, standard_operators_are_asked
 
 
 def deform_mix(
@@ -62,6 +72,8 @@ def deform_mix(
         hidden, offset_weight, offset_bias = hidden.float(), offset_weight.float(), offset_bias.float()
     check_same_dtype(x, weight=weight, bias=bias)
     check_offset_dtype(x, hidden=hidden, offset_weight=offset_weight, offset_bias=offset_bias)
+    if standard_operators_are_asked():
+        return deform_mix_standard(x, hidden, offset_weight, offset_bias, weight, bias)
     return _mix_op(x, hidden, offset_weight, offset_bias, weight, bias)
 
 
@@ -146,11 +158,11 @@ def _(
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _setup_mix(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:5])
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _mix_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad
     grads: list[Tensor] = [*_mix_backward_op(grad, *ctx.saved_tensors, any(needs[:4]), needs[4])]
     if needs[5]:
@@ -158,4 +170,120 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(grads[index] if need else None for index, need in enumerate(needs))
 
 
-_mix_op.register_autograd(_backward, setup_context=_setup_context)
+_mix_op.register_autograd(_mix_backward, setup_context=_setup_mix)
+
+
+def deform_sample(x: Tensor, offset: Tensor) -> Tensor:
+    """Sample every channel of a map bilinearly at positions displaced per pixel and per group of channels.
+
+    `y[b, c, i, j]` is `x[b, c]` at row `i + offset[b, 2g, i, j]` and column `j + offset[b, 2g + 1, i, j]`, where
+    `g = c // (C / G)`. Each of the four neighbouring pixels that lies outside the map counts as zero. This is a
+    deformable convolution (Dai et al., ICCV 2017, equation 2 with G offset groups) whose kernel is the 1x1 identity.
+
+    Differentiable once, for both arguments. Where a position falls on a whole pixel, the gradient for the offset is
+    the one towards larger rows and columns.
+
+    Args:
+        x: Map of shape (B, C, H, W), floating.
+        offset: Displacements in pixels, (B, 2G, H, W) where G divides C, of `x`'s type or, for a half-precision `x`,
+            float32. Finite or not: infinite offsets sample zero, a NaN one gives NaN. Under autocast any floating
+            type goes, and is computed in float32.
+
+    Returns:
+        Map of `x`'s shape and type. Sampling is computed in float32 (float64 for float64).
+
+    Raises:
+        ValueError: for shapes or devices that do not fit together.
+        TypeError: for types that do not.
+
+    Example:
+        >>> x = torch.arange(6.0).reshape(1, 1, 2, 3)
+        >>> one_row_down = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, 2, 3)
+        >>> deform_sample(x, one_row_down)[0, 0].round().tolist()
+        [[3.0, 4.0, 5.0], [0.0, 0.0, 0.0]]
+    """
+    check_map("x", x)
+    check_map("offset", offset)
+    batch, channels, height, width = x.shape
+    pairs = offset.shape[1] // 2
+    if offset.shape[1] % 2 or pairs == 0 or channels % pairs:
+        raise ValueError(
+            f"Expected `offset` of shape (B, 2G, H, W) where G divides the {channels} channels of `x`, "
+            f"got {tuple(offset.shape)}"
+        )
+    if offset.shape != (batch, 2 * pairs, height, width):
+        raise ValueError(
+            f"Expected `offset` of shape ({batch}, {2 * pairs}, {height}, {width}) to fit `x`, "
+            f"got {tuple(offset.shape)}"
+        )
+    check_same_device(x, offset=offset)
+    if autocast_dtype(x.device) is not None and x.dtype != torch.float64:
+        offset = offset.float()
+    check_offset_dtype(x, offset=offset)
+    if standard_operators_are_asked():
+        return deform_sample_standard(x, offset)
+    return _sample_op(x, offset)
+
+
+@torch.library.custom_op("demt::deform_sample", mutates_args=())
+def _sample_op(x: Tensor, offset: Tensor) -> Tensor:
+    with without_autocast(x.device):
+        return deform_sample_forward(x, offset)
+
+
+@_sample_op.register_fake
+def _(x: Tensor, offset: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("demt::deform_sample_backward", mutates_args=())
+def _sample_backward_op(grad: Tensor, x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    with without_autocast(x.device):
+        return deform_sample_backward(grad, x, offset)
+
+
+@_sample_backward_op.register_fake
+def _(grad: Tensor, x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    return (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        torch.empty_like(offset, memory_format=torch.contiguous_format),
+    )
+
+
+def _setup_sample(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _sample_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    grads = _sample_backward_op(grad, *ctx.saved_tensors)
+    return grads[0] if ctx.needs_input_grad[0] else None, grads[1] if ctx.needs_input_grad[1] else None
+
+
+_sample_op.register_autograd(_sample_backward, setup_context=_setup_sample)
+
+
+def _mix_flops(x: Any, hidden: Any, offset_weight: Any, offset_bias: Any, weight: Any, *_: Any, **__: Any) -> int:
+    batch, channels, height, width = x
+    return int(2 * batch * height * width * (math.prod(offset_weight) + 4 * channels + math.prod(weight)))
+
+
+def _mix_backward_flops(
+    grad: Any, x: Any, hidden: Any, offset_weight: Any, bias: Any, weight: Any, *_: Any, **__: Any
+) -> int:
+    # Offsets and samples once more, then the gradients: two products for each of the forward pass.
+    return 3 * _mix_flops(x, hidden, offset_weight, bias, weight) - 2 * x[0] * x[2] * x[3] * math.prod(weight)
+
+
+def _sample_flops(x: Any, offset: Any, *_: Any, **__: Any) -> int:
+    return int(2 * math.prod(x) * 4)
+
+
+def _sample_backward_flops(grad: Any, x: Any, offset: Any, *_: Any, **__: Any) -> int:
+    return 2 * _sample_flops(x, offset)
+
+
+#: What counters of FLOPs (`torch.utils.flop_counter` and what stands on it) count: four multiply-adds a sample.
+register_flop_formula(torch.ops.demt.deform_mix)(_mix_flops)
+register_flop_formula(torch.ops.demt.deform_mix_backward)(_mix_backward_flops)
+register_flop_formula(torch.ops.demt.deform_sample)(_sample_flops)
+register_flop_formula(torch.ops.demt.deform_sample_backward)(_sample_backward_flops)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from demt.ops import deform_sample, deform_sample_reference, gridsample
+from demt.ops import deform_sample, deform_sample_reference, grid_sample
 
 # B, C, G, H, W: single pixels, rows and columns, odd sides, one offset per channel, shared ones, one for all.
 SHAPES = [
@@ -45,7 +45,7 @@ def test_chunk_length_does_not_matter(monkeypatch, samples):
     x, offset = (each.requires_grad_() for each in make(2, 6, 3, 7, 9))
     whole = deform_sample(x, offset)
     grads = torch.autograd.grad(whole.square().sum(), (x, offset))
-    monkeypatch.setitem(gridsample.CHUNK_SAMPLES, "cpu", samples)
+    monkeypatch.setitem(grid_sample.CHUNK_SAMPLES, "cpu", samples)
     chunked = deform_sample(x, offset)
     torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-14)
     for ours, expected in zip(torch.autograd.grad(chunked.square().sum(), (x, offset)), grads):
