@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from types import NoneType
 from typing import Any, Literal, get_args
 
+from demt.protocols import IMAGENET_MEAN, IMAGENET_STD
 from demt.tasks import Task, resolve_tasks
 
 Family = Literal["demt", "demtg", "degmix", "multitask_baseline"]
@@ -157,8 +158,8 @@ class PretrainedCfg:
 
     tag: str = ""
     input_size: tuple[int, int, int] = (3, 425, 560)
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     file: str | None = None
     hf_hub_id: str | None = None
     revision: str | None = None

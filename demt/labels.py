@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from demt.ops.resize import resize
-from demt.tasks import Task
+from demt.tasks import Task, is_class_map
 
 
 def label_map(target: Tensor) -> Tensor:
@@ -94,11 +94,6 @@ def check_shapes(task: Task, logits: Tensor, target: Tensor) -> None:
         raise ValueError(f"Task {task.name!r}: expected integer or floating-point labels, got {target.dtype}")
     if target.device != logits.device:
         raise ValueError(f"Task {task.name!r}: logits are on {logits.device} but labels on {target.device}")
-
-
-def is_class_map(task: Task) -> bool:
-    """Whether the task's labels are class ids: one map, whatever the number of logit channels."""
-    return task.activation in ("argmax", "foreground")
 
 
 def value_summary(task: Task, logits: Tensor, target: Tensor) -> Tensor:

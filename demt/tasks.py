@@ -155,6 +155,11 @@ def _jsonable(field: str, value: Any) -> Any:
     return value
 
 
+def is_class_map(task: Task) -> bool:
+    """Whether the task's labels are class ids: one map, whatever the number of logit channels."""
+    return task.activation in ("argmax", "foreground")
+
+
 def _semseg(channels: int, classes: tuple[str, ...] | None = None, palette: Palette | None = None) -> Task:
     return Task(
         name="semseg",

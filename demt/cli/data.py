@@ -139,7 +139,7 @@ def _own_data(
     published: bool,
 ) -> MultiTaskFolder | None:
     """Own data, if the options say or the folder shows that it is; None for a published data set."""
-    from demt.data.doctor.find import find_layouts
+    from demt.data.doctor.recognise import find_layouts
     from demt.data.doctor.suggest import suggest
     from demt.data.folder import MultiTaskFolder
     from demt.tasks import BUILTIN

@@ -11,10 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from demt.data.doctor.convert import Change
-from demt.data.doctor.report import Problem, Report
-from demt.data.doctor.values import Values
-from demt.labels import is_class_map
-from demt.tasks import Task
+from demt.data.doctor.report import Problem, Report, Values
+from demt.tasks import Task, is_class_map
 
 _NAMES = {"nyud": "NYUD-v2", "pascal": "PASCAL-Context", "cityscapes": "Cityscapes"}
 _KINDS = {

@@ -71,10 +71,10 @@ def evaluate(
 ) -> None:
     """Evaluate a model on a data set under a protocol. On several GPUs: accelerate launch -m demt eval …"""
     with friendly_errors():
+        from demt.data.published import READERS
         from demt.files import write_whole
         from demt.train import evaluate as run
         from demt.train import open_dataset
-        from demt.train.data import PUBLISHED
         from demt.train.evaluation import make_accelerator
         from demt.train.run import make_metrics
 
@@ -100,7 +100,7 @@ def evaluate(
             )
         if not accelerator.is_main_process:
             return
-        title = None if part.dataset in PUBLISHED else f"{data}, metrics of protocol {metrics.protocol.name}"
+        title = None if part.dataset in READERS else f"{data}, metrics of protocol {metrics.protocol.name}"
         metrics.print_table(console, title=title)
         if out is not None:
             record = {"model": model, "data": data, "split": split, "protocol": metrics.protocol.name, "results": found}

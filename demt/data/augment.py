@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from demt.data.collate import Sample
+from demt.data.batch import Sample
 from demt.data.tv_tensors import IGNORE, Depth, Disparity
 
 DisparityRule = Literal["multiply", "divide"]

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from demt.data.collate import Sample, collate
+from demt.data.batch import Sample, collate
 from demt.data.files import DataError, read_rgb
 from demt.data.tv_tensors import Label
 from demt.tasks import Task

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from demt.data.files import DataError
 from demt.data.tv_tensors import IGNORE, Boundary, Depth, Disparity, Label, SurfaceNormals
-from demt.labels import is_class_map
-from demt.tasks import Task
+from demt.tasks import Task, is_class_map
 
 Kind = Literal["classes", "values", "depth", "disparity", "normals", "boundary"]
 TYPES: dict[Kind, type[Label]] = {

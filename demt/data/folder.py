@@ -16,8 +16,7 @@ from demt.data.encoding import ENCODINGS, Encoding
 from demt.data.files import ARRAYS, PICTURES, DataError, MissingFileError, read_array, read_bytes
 from demt.data.layout import read_id_list
 from demt.data.tv_tensors import Label
-from demt.labels import is_class_map
-from demt.tasks import Task, TaskSpec, resolve_tasks
+from demt.tasks import Task, TaskSpec, is_class_map, resolve_tasks
 
 
 class MultiTaskFolder(FileDataset):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demt.data.collate import Sample
+from demt.data.batch import Sample
 from demt.data.dataset import MultiTaskDataset, Transform
 
 

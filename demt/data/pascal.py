@@ -1,16 +1,23 @@
-"""Labels of PASCAL-Context that are computed from its MATLAB files: boundaries, parts, where normals are valid."""
+"""Labels of PASCAL-Context that are computed from its MATLAB files: boundaries, parts, where normals are valid.
+
+They take long to compute, so they are kept in the user's cache, never in the data set.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from demt.data.cache import cached
 from demt.data.files import DataError, load_mat, read_array, read_bytes
 from demt.data.layout import Derive
+from demt.files import write_whole
 
 #: Names in the files of each of the six parts, in the order of the classes of `human_parts`, without the background.
 PARTS = (
@@ -41,7 +48,7 @@ NORMALS_VALID = _ids(_VALID)
 
 
 def derived_labels(cache: Path) -> dict[str, Derive]:
-    """The functions that `demt.data.layouts.LabelFile.derive` names, with their results kept in a cache folder."""
+    """The functions that `LabelFile.derive` names, with their results kept in a cache folder."""
 
     def edge(path: Path) -> NDArray[Any]:
         return _context(cache, path) & 1
@@ -114,3 +121,43 @@ def human_parts_of(contents: bytes, path: Path) -> NDArray[np.uint8]:
     except (IndexError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{str(path)!r} is not built as the files of PASCAL-Part are: {error}") from error
     return parts if annotated else np.full(shape, 255, np.uint8)
+
+
+def default_folder() -> Path:
+    """``demt/data`` beside the Hugging Face caches (``HF_HOME`` moves them)."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "demt" / "data"
+
+
+def cached(folder: Path, name: str, contents: bytes, compute: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """A map (H, W) of uint8 computed from the contents of a file, or what was kept of an earlier time.
+
+    The key is a hash of the contents: a changed file is computed anew, a moved one is not. Files appear whole, so that
+    workers and machines may share a folder. Where it cannot be written, maps are computed every time.
+
+    Args:
+        folder: Cache folder.
+        name: What is computed; change it when `compute` changes.
+        contents: Contents of the file.
+        compute: Computes the map.
+    """
+    key = hashlib.sha256(contents).hexdigest()[:40]
+    path = folder / name / key[:2] / f"{key}.png"
+    try:
+        with Image.open(path) as image:
+            return np.array(image)
+    except (OSError, SyntaxError, ValueError):
+        pass
+    values = compute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda target: Image.fromarray(values).save(target, "PNG"))
+    except OSError as error:
+        warnings.warn(
+            f"Computed labels cannot be kept in {str(folder)!r} ({error}), so they are computed every time; "
+            "give `cache_dir`, or set HF_HOME",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return values

@@ -1,4 +1,4 @@
-"""NYUD-v2, PASCAL-Context and Cityscapes, in every layout of `demt.data.layouts`."""
+"""NYUD-v2, PASCAL-Context and Cityscapes, in every layout of `demt.data.published_layouts`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar
 
-from demt.data.cache import default_folder
 from demt.data.dataset import FileDataset, OnError, Transform
 from demt.data.layout import Derive
-from demt.data.layouts import detect_layout, get_layout
-from demt.data.pascal import derived_labels
+from demt.data.pascal import default_folder, derived_labels
+from demt.data.published_layouts import detect_layout, get_layout
 from demt.data.tv_tensors import Label
 from demt.tasks import DATASETS
 
@@ -24,7 +23,7 @@ class PublishedDataset(FileDataset):
         split: ``"train"`` or ``"val"``.
         tasks: Names of the tasks to read; by default all.
         transform: See `MultiTaskDataset`; `demt.data.transforms` has the published ones.
-        layout: Name of the layout (see `demt.data.layouts.LAYOUTS`), or ``"auto"``: found from the files.
+        layout: Name of the layout (see `demt.data.published_layouts.LAYOUTS`), or ``"auto"``: found from the files.
         on_error: See `MultiTaskDataset`.
 
     Raises:
@@ -130,7 +129,7 @@ class PASCALContext(PublishedDataset):
         return derived_labels(self.cache_dir)
 
 
-#: Readers by data set, as `demt.data.layouts.LAYOUTS` names them.
+#: Readers by data set, as `demt.data.published_layouts.LAYOUTS` names them.
 READERS: Mapping[str, type[PublishedDataset]] = {
     reader.dataset: reader for reader in (NYUDv2, PASCALContext, Cityscapes)
 }

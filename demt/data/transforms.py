@@ -11,7 +11,7 @@ import torch
 from torchvision.transforms import v2
 
 from demt.data.augment import PadTo, PhotometricDistortion, RandomCrop, RandomScale, ResizeImage
-from demt.metrics.protocols import PROTOCOLS
+from demt.protocols import CITYSCAPES_SIZES, IMAGENET_MEAN, IMAGENET_STD, PROTOCOLS
 
 __all__ = [
     "PadTo",
@@ -22,10 +22,6 @@ __all__ = [
     "eval_transform",
     "train_transform",
 ]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: Height and width of the images that each code feeds its network with.
-CITYSCAPES_SIZES = {"taskprompter": (1024, 2048), "mtmamba": (512, 1024), "mtan": (128, 256)}
 
 
 def train_transform(

@@ -7,11 +7,11 @@ from demt.metrics.edges import EdgeMetrics
 from demt.metrics.functional.gain import delta_m
 from demt.metrics.multitask import MultiTaskMetrics
 from demt.metrics.normals import NormalsMetrics
-from demt.metrics.protocols import PROTOCOLS, Protocol, get_protocol
 from demt.metrics.saliency import MaxF
 from demt.metrics.segmentation import MeanIoU
 from demt.metrics.wrappers import ValidPixels
 from demt.plugins import register_metric
+from demt.protocols import PROTOCOLS, Protocol, get_protocol
 
 __all__ = [
     "PROTOCOLS",

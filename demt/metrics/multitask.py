@@ -17,7 +17,6 @@ from demt.labels import (
     check_shapes,
     check_summary,
     drop_images_without_foreground,
-    is_class_map,
     label_map,
     resize_logits,
     value_summary,
@@ -25,12 +24,12 @@ from demt.labels import (
 from demt.metrics.depth import DepthMetrics, RootMeanSquaredError
 from demt.metrics.edges import EdgeMetrics
 from demt.metrics.normals import NormalsMetrics
-from demt.metrics.protocols import Protocol, get_protocol
 from demt.metrics.report import result_table
 from demt.metrics.saliency import MaxF
 from demt.metrics.segmentation import MeanIoU
 from demt.plugins import METRICS, register_metric
-from demt.tasks import DATASETS, Task, TaskSpec, resolve_tasks
+from demt.protocols import Protocol, get_protocol
+from demt.tasks import DATASETS, Task, TaskSpec, is_class_map, resolve_tasks
 
 
 @register_metric("miou")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from demt.config import ModelConfig, PretrainedCfg
+from demt.protocols import CITYSCAPES_SIZES, PROTOCOLS
 from demt.registry import register_config
 from demt.tasks import DATASETS
 
@@ -50,7 +51,11 @@ PACKAGED = {
 }
 
 #: Training sizes of the data sets.
-SIZES = {"nyud": (3, 425, 560), "pascal": (3, 512, 512), "cityscapes": (3, 512, 1024)}
+SIZES = {
+    "nyud": (3, *PROTOCOLS["atrc"].nyud.size),
+    "pascal": (3, *PROTOCOLS["atrc"].pascal.size),
+    "cityscapes": (3, *CITYSCAPES_SIZES["mtmamba"]),
+}
 
 
 def variant(family: str, backbone: str, tasks: Any) -> ModelConfig:

@@ -14,18 +14,13 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from demt.config import PretrainedCfg
-from demt.data import Cityscapes, InMemory, MultiTaskDataset, MultiTaskFolder, NYUDv2, PASCALContext, SyntheticRooms
+from demt.data import InMemory, MultiTaskDataset, MultiTaskFolder, SyntheticRooms
 from demt.data.augment import PhotometricDistortion
-from demt.data.collate import Sample
+from demt.data.batch import Sample
+from demt.data.published import READERS
 from demt.data.transforms import eval_transform, train_transform
-from demt.metrics.protocols import PROTOCOLS
+from demt.protocols import PROTOCOLS
 from demt.train.recipe import DataPart, Recipe
-
-PUBLISHED: dict[str, type[NYUDv2] | type[PASCALContext] | type[Cityscapes]] = {
-    "nyud": NYUDv2,
-    "pascal": PASCALContext,
-    "cityscapes": Cityscapes,
-}
 
 
 def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -> MultiTaskDataset:
@@ -46,7 +41,7 @@ def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -
 
 
 def _open(data: DataPart, split: str, cfg: PretrainedCfg) -> MultiTaskDataset:
-    published = data.dataset in PUBLISHED
+    published = data.dataset in READERS
     kind = train_transform if split == "train" and data.augment else eval_transform
     transform = kind(
         data.dataset if published else None,
@@ -57,7 +52,7 @@ def _open(data: DataPart, split: str, cfg: PretrainedCfg) -> MultiTaskDataset:
     )
     on_error = data.on_error if split == "train" else "raise"
     if published:
-        dataset = PUBLISHED[data.dataset](
+        dataset = READERS[data.dataset](
             data.root, split, tasks=data.tasks, transform=transform, layout=data.layout, on_error=on_error
         )
         if data.protocol in PROTOCOLS:
@@ -144,9 +139,9 @@ def train_loader(dataset: MultiTaskDataset, recipe: Recipe, start: int = 0) -> D
 def guess_dataset(root: Path) -> str:
     """``"nyud"``, ``"pascal"`` or ``"cityscapes"`` where a folder holds one, else ``"folder"``, for own data."""
     from demt.data.files import DataError
-    from demt.data.layouts import detect_layout
+    from demt.data.published_layouts import detect_layout
 
-    for name in PUBLISHED:
+    for name in READERS:
         try:
             detect_layout(name, root, "val")
         except DataError as error:

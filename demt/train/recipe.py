@@ -59,7 +59,7 @@ class DataPart:
         encodings, index, images: Own data: see `demt.data.MultiTaskFolder`.
         train_ids, val_ids: Own data: which samples train and which evaluate, as a file of names or a list.
         length, val_length: Rooms: numbers of training and evaluation scenes.
-        layout: Published data sets: see `demt.data.layouts`.
+        layout: Published data sets: see `demt.data.published_layouts`.
         in_memory: Keep what has been read, for the next epoch: see `demt.data.InMemory`.
         on_error: ``"raise"``, or ``"skip"`` broken training samples.
         workers: Processes that load data, for each training process.

@@ -15,8 +15,8 @@ from timm.utils import ModelEmaV3
 from demt.data import MultiTaskDataset
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
-from demt.metrics.protocols import PROTOCOLS
 from demt.models import MultiTaskModel
+from demt.protocols import PROTOCOLS
 from demt.tasks import Task
 from demt.train.checkpoints import STATE, save_weights
 from demt.train.data import open_dataset

@@ -7,8 +7,7 @@ from scipy.ndimage import correlate
 from skimage.morphology import thin
 
 from demt.data import DataError, PASCALContext
-from demt.data.cache import cached
-from demt.data.pascal import NORMALS_VALID, PART_IDS, boundaries_of
+from demt.data.pascal import NORMALS_VALID, PART_IDS, boundaries_of, cached
 from tests.data import writers
 
 

@@ -8,7 +8,7 @@ from torchvision import tv_tensors
 
 import demt.tasks
 from demt.data import Cityscapes, DataError, Disparity, NYUDv2, PASCALContext, SurfaceNormals
-from demt.data.layouts import LAYOUTS
+from demt.data.published_layouts import LAYOUTS
 from tests.data import writers
 
 LOSSY = {("vandenhende", "image"), ("astmt", "image"), ("astmt", "normals")}

@@ -9,13 +9,13 @@ from typing import Any
 
 from demt.data.dataset import FileDataset
 from demt.data.doctor.examine import Show, examine_all, problem_of
-from demt.data.doctor.find import find_layouts
+from demt.data.doctor.recognise import find_layouts
 from demt.data.doctor.report import Problem, Report, SplitCount
 from demt.data.files import ARRAYS, PICTURES, DataError, MissingFileError
 from demt.data.folder import MultiTaskFolder, by_name
 from demt.data.layout import Layout
-from demt.data.layouts import get_layout
 from demt.data.published import READERS
+from demt.data.published_layouts import get_layout
 
 
 def check_published(
@@ -37,7 +37,7 @@ def check_published(
         root: Folder of the data set.
         dataset: ``"nyud"``, ``"pascal"`` or ``"cityscapes"``; by default found from the files, as is the layout, also
             when some are missing.
-        layout: A layout of `demt.data.layouts`.
+        layout: A layout of `demt.data.published_layouts`.
         tasks: Tasks to check; by default all.
         splits: Splits to check; by default all.
         subset: The folder holds a part of the data set on purpose: samples are not counted.

@@ -19,12 +19,11 @@ from demt.data.doctor.check import layout_of
 from demt.data.encoding import Encoding
 from demt.data.files import DataError, MissingFileError, read_rgb
 from demt.data.layout import Layout
-from demt.data.layouts import get_layout
 from demt.data.published import READERS, PublishedDataset
+from demt.data.published_layouts import get_layout
 from demt.data.tv_tensors import IGNORE, Label
 from demt.files import new_folder
-from demt.labels import is_class_map
-from demt.tasks import Task
+from demt.tasks import Task, is_class_map
 
 #: Shows progress: takes samples and their number, and gives the samples.
 Show = Callable[[Iterable[int], int], Iterable[int]]
@@ -72,7 +71,7 @@ def convert(
     Args:
         root: Folder of the data set; all splits that are there are converted.
         target: A folder that does not exist yet, or is empty.
-        layout: Layout to write; see `demt.data.layouts`.
+        layout: Layout to write; see `demt.data.published_layouts`.
         dataset: ``"nyud"``, ``"pascal"`` or ``"cityscapes"``; by default found from the files.
         source: Layout of the folder, by default found from the files.
         tasks: Tasks to convert; by default all.

@@ -10,9 +10,8 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from demt.data.dataset import FileDataset
-from demt.data.doctor.find import spread
-from demt.data.doctor.report import Kind, Problem, Report
-from demt.data.doctor.values import Values, values_of_image, values_of_label
+from demt.data.doctor.recognise import spread
+from demt.data.doctor.report import Kind, Problem, Report, Values, values_of_image, values_of_label
 from demt.data.files import DataError, MissingFileError, read_rgb
 
 Size = tuple[int, int]

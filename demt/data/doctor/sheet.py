@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from demt.data.dataset import FileDataset
-from demt.data.doctor.find import spread
+from demt.data.doctor.recognise import spread
 from demt.data.files import DataError, read_rgb
 from demt.data.tv_tensors import IGNORE, Label
 from demt.tasks import Task

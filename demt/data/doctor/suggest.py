@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from demt.data.doctor.find import spread
+from demt.data.doctor.recognise import spread
 from demt.data.files import ARRAYS, PICTURES, DataError, read_array
 from demt.data.folder import by_name
-from demt.labels import is_class_map
-from demt.tasks import BUILTIN
+from demt.tasks import BUILTIN, is_class_map
 
 _FILES = 8
 #: What pictures of a task usually are.

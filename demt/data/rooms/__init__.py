@@ -1,7 +1,5 @@
 """Synthetic rooms: scenes from a seed, a ray caster for them, and the data set made of both."""
 
-from demt.data.rooms.dataset import SyntheticRooms
-from demt.data.rooms.furnish import make_scene
-from demt.data.rooms.render import render
+import lazy_loader
 
-__all__ = ["SyntheticRooms", "make_scene", "render"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
-from demt.data.collate import Sample
+from demt.data.batch import Sample
 from demt.data.dataset import MultiTaskDataset, Transform
 from demt.data.rooms.dice import Dice
 from demt.data.rooms.furnish import make_scene
-from demt.data.rooms.render import render
+from demt.data.rooms.renderer import render
 from demt.data.rooms.write import write
 from demt.data.tv_tensors import Boundary, Depth, Label, SurfaceNormals
 from demt.tasks import DATASETS
@@ -108,7 +108,7 @@ class SyntheticRooms(MultiTaskDataset):
         Args:
             root: The folder to make.
             dataset: ``"nyud"``, ``"pascal"`` or ``"cityscapes"``.
-            layout: A layout of `demt.data.layouts`; by default the data set's most used one.
+            layout: A layout of `demt.data.published_layouts`; by default the data set's most used one.
             splits: Number of scenes of each split, taken in order; by default ``{"train": 8, "val": 4}``.
 
         Raises:

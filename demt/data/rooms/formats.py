@@ -1,7 +1,7 @@
 """The files of the published data sets, made of a rendered scene.
 
-Written from the descriptions of the formats, not from the tables of `demt.data.layouts`, so that the readers are tested
-against something else than themselves.
+Written from the descriptions of the formats, not from the tables of `demt.data.published_layouts`, so that the readers
+are tested against something else than themselves.
 """
 
 from __future__ import annotations

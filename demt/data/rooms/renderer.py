@@ -1,4 +1,4 @@
-"""A scene as an image and its labels."""
+"""A scene as an image and its ground_truth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demt.data.rooms import labels
+from demt.data.rooms import ground_truth
 from demt.data.rooms.antialias import smooth_outlines
 from demt.data.rooms.cast import Rays, cast
 from demt.data.rooms.develop import develop
@@ -33,11 +33,11 @@ def render(scene: Scene, size: tuple[int, int], dice: Dice) -> dict[str, NDArray
         smooth_outlines(light, scene, rays, solid, bounds)
         return {
             "image": develop(light, dice),
-            "semseg": labels.semseg(scene, solid),
-            "human_parts": labels.human_parts(scene, solid),
-            "sal": labels.saliency(scene, solid),
-            "normals": labels.normals(scene, seen, size),
+            "semseg": ground_truth.semseg(scene, solid),
+            "human_parts": ground_truth.human_parts(scene, solid),
+            "sal": ground_truth.saliency(scene, solid),
+            "normals": ground_truth.normals(scene, seen, size),
             "depth": depth,
-            "edge": labels.edges(scene, solid),
+            "edge": ground_truth.edges(scene, solid),
             "instance": scene.instance[solid].astype(np.int32),
         }

@@ -10,8 +10,7 @@ from torch import Tensor
 from torchvision.tv_tensors import TVTensor
 
 from demt.data.tv_tensors import IGNORE
-from demt.labels import is_class_map
-from demt.tasks import Task
+from demt.tasks import Task, is_class_map
 
 Sample = dict[str, Any]
 

@@ -14,6 +14,7 @@ from typing import Any
 from demt.data.encoding import Encoding
 from demt.data.files import DataError, MissingFileError
 from demt.data.layout import LabelFile, Layout
+from demt.protocols import CITYSCAPES_SIZES, PROTOCOLS
 from demt.tasks import DATASETS
 
 _NYUD_CLASSES = Encoding(offset=-1, invalid=(0,))
@@ -43,7 +44,7 @@ _NYUD = (
         "atrc",
         "ATRC, DeMT, InvPT, TaskPrompter, MTMamba",
         "images/{id}.png",
-        size=(425, 560),
+        size=PROTOCOLS["atrc"].nyud.size,
         semseg=_file("segmentation/{id}.png", _NYUD_CLASSES),
         depth=_file("depth/{id}.npy", _NYUD_DEPTH),
         normals=_file("normals/{id}.png", _RGB_NORMALS),
@@ -117,7 +118,7 @@ def _preprocessed(name: str, used_by: str, folder: str, classes: int) -> Layout:
         },
         tasks={"semseg": semseg, "depth": dataclasses.replace(depth, unit=None)},
         splits={"train": 2975, "val": 500},
-        size=(128, 256),
+        size=CITYSCAPES_SIZES["mtan"],
     )
 
 
@@ -138,7 +139,7 @@ _CITYSCAPES = (
         },
         tasks=DATASETS["cityscapes"],
         splits={"train": 2975, "val": 500},
-        size=(1024, 2048),
+        size=CITYSCAPES_SIZES["taskprompter"],
     ),
     _preprocessed("mtan_7", "MTAN", "label_7", 7),
     _preprocessed("mtan_19", "MTAN", "label_19", 19),

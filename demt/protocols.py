@@ -1,4 +1,4 @@
-"""Evaluation protocols that published numbers follow, by name.
+"""What published numbers rest on: evaluation protocols by name, sizes of images, their mean and deviation.
 
 The same predictions score differently under two protocols: compare numbers only within one. `docs/protocols.md` tells
 what differs and by how much that matters.
@@ -12,6 +12,11 @@ from typing import Literal, get_args
 from demt.tasks import Task, resolve_tasks
 
 Dataset = Literal["nyud", "pascal"]
+
+#: Mean and standard deviation of the channels of ImageNet's images in [0, 1]; all published models normalise by them.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: Height and width of the images of Cityscapes that each code feeds its network with; TaskPrompter's are not resized.
+CITYSCAPES_SIZES = {"taskprompter": (1024, 2048), "mtmamba": (512, 1024), "mtan": (128, 256)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from demt.data.files import DataError
 from demt.data.layout import Layout
-from demt.data.layouts import LAYOUTS
+from demt.data.published_layouts import LAYOUTS
 
 T = TypeVar("T")
 
