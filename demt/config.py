@@ -149,6 +149,9 @@ class PretrainedCfg:
     Args:
         tag: The part of the model's name after the dot.
         input_size: Channels, height and width the model was trained at.
+        max_size: Longest side, in pixels, of images in evaluation and prediction: larger ones are shrunk to it, and
+            what the network gives is brought back. None: images have their own size. By default (0, or left out of a
+            config.json) the longer side of `input_size`.
         mean, std: Of image channels in [0, 1].
         file: The weights: a safetensors file on this machine.
         hf_hub_id: The Hub repository ``"org/name"`` that holds config.json and model.safetensors.
@@ -158,6 +161,7 @@ class PretrainedCfg:
 
     tag: str = ""
     input_size: tuple[int, int, int] = (3, 425, 560)
+    max_size: int | None = 0
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     file: str | None = None
@@ -170,6 +174,10 @@ class PretrainedCfg:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.input_size) != 3 or any(not isinstance(v, int) or v < 1 for v in self.input_size):
             raise ValueError(f"Expected `input_size` to be (channels, height, width), got {self.input_size!r}")
+        if self.max_size == 0:
+            object.__setattr__(self, "max_size", max(self.input_size[1:]))
+        if self.max_size is not None and (type(self.max_size) is not int or self.max_size < 1):
+            raise ValueError(f"Expected `max_size` to be an integer >= 1 or None, got {self.max_size!r}")
         finite = all(math.isfinite(v) for v in (*self.mean, *self.std))
         if not finite or len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
             raise ValueError(

@@ -53,7 +53,8 @@ def _figures(config: ModelConfig, cfg: PretrainedCfg, row: Published | None) -> 
     return {
         "Family": f"{config.family}{_decoder(config)}",
         "Backbone": config.backbone,
-        "Image size": f"{height} x {width} (any size works)",
+        "Image size": f"{height} x {width}, any size works"
+        + (f"; shrunk to {cfg.max_size} pixels" if cfg.max_size else ""),
         "Parameters": parameters + (f" (published: {row.parameters:g} M)" if row and row.parameters else ""),
         "Cost": cost + (f" (published: {row.gflops:g} G)" if row and row.gflops else ""),
     }

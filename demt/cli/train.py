@@ -93,6 +93,7 @@ def evaluate(
                 network,
                 opened,
                 metrics=metrics,
+                own_size=part.dataset in PUBLISHED,
                 batch_size=batch_size,
                 workers=workers,
                 accelerator=accelerator,

@@ -121,6 +121,7 @@ def describe(model: MultiTaskModel, predictions: bool, size: tuple[int, int] | N
         "mean": model.pretrained_cfg.mean,
         "std": model.pretrained_cfg.std,
         "input_size": model.pretrained_cfg.input_size,
+        "max_size": model.pretrained_cfg.max_size,
         "fixed_size": size,
         "min_size": None if size else MIN_SIZE,
         "outputs": "predictions" if predictions else "logits",

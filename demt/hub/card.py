@@ -118,6 +118,7 @@ prediction = demt.predict(model, "photo.jpg")  # {{{", ".join(f'"{name}": …' f
 | initial weights | {card.initial_weights or _NOT_STATED} |
 | training data | {card.training_data or _NOT_STATED} |
 | image size | {height} x {width}, {channels} channels |
+| evaluated at | {_scale(pretrained_cfg)} |
 | images | in [0, 1], minus {list(pretrained_cfg.mean)}, divided by {list(pretrained_cfg.std)} |
 | licence of the weights | {card.licence or _NOT_STATED} |
 
@@ -125,6 +126,10 @@ DeMT: [arXiv 2301.03461](https://arxiv.org/abs/2301.03461); DeMTG and DeGMix:
 [arXiv 2308.05721](https://arxiv.org/abs/2308.05721).""",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _scale(cfg: PretrainedCfg) -> str:
+    return "the images' own size" if cfg.max_size is None else f"a longest side of {cfg.max_size}; never enlarged"
 
 
 def _metadata(card: ModelCard, config: ModelConfig) -> ModelCardData:

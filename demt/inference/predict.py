@@ -56,7 +56,7 @@ def predict(
         model: The model; evaluated in eval mode, its mode is restored afterwards.
         image: A path, PIL image, array or tensor (see `demt.data.images.read_image`), or a list or tuple of them.
         max_size: Longest side, in pixels, at which the network runs; larger images are shrunk for it and predictions
-            brought back to the image's size. By default the longer side the model was trained at.
+            brought back to the image's size. By default ``model.pretrained_cfg.max_size``, at which it was evaluated.
         tile: Side, or height and width, in pixels, of tiles in which the network runs over the whole image at its own
             size, instead of on a smaller one. Needs bounded memory whatever the size of the image.
         overlap: Pixels that neighbouring tiles share and are blended over; by default a quarter of the tile.
@@ -76,7 +76,7 @@ def predict(
         if value is not None and not _is_count(value):
             raise ValueError(f"Expected `{name}` to be an integer >= 1, got {value!r}")
     tiles = _tiles(tile, overlap, max_size)
-    max_size = max(model.pretrained_cfg.input_size[1:]) if max_size is None else max_size
+    max_size = max_size or model.pretrained_cfg.max_size
     if isinstance(image, (list, tuple)):
         return list(_predict_many(model, image, max_size, tiles, batch_size))
     return next(_predict_many(model, [image], max_size, tiles, batch_size))  # type: ignore[list-item]
@@ -106,7 +106,7 @@ def _tiles(tile: int | tuple[int, int] | None, overlap: int | None, max_size: in
 
 
 def _predict_many(
-    model: MultiTaskModel, images: Sequence[ImageLike], max_size: int, tiles: Tiles | None, batch_size: int
+    model: MultiTaskModel, images: Sequence[ImageLike], max_size: int | None, tiles: Tiles | None, batch_size: int
 ) -> Iterator[Prediction]:
     was_training = model.training
     model.eval()
@@ -121,7 +121,7 @@ def _predict_many(
         model.train(was_training)
 
 
-def _predict_batch(model: MultiTaskModel, images: Sequence[ImageLike], max_size: int) -> list[Prediction]:
+def _predict_batch(model: MultiTaskModel, images: Sequence[ImageLike], max_size: int | None) -> list[Prediction]:
     """Images that come out of preprocessing at one size run together."""
     values = [read_image(image) for image in images]
     inputs = [prepare(model, value, max_size) for value in values]

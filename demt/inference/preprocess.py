@@ -1,4 +1,4 @@
-"""Images as the input of a model."""
+"""Images as the input of a model: the one preparation of evaluation, prediction and export."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ def preprocess(model: MultiTaskModel, image: ImageLike, *, max_size: int | None 
     """An image as the input of a model: (1, in_chans, H, W), normalised, on the model's device and of its dtype.
 
     Args:
-        model: Its `pretrained_cfg` says how images are normalised.
+        model: Its `pretrained_cfg` says how images are prepared.
         image: See `read_image`. One channel is repeated; colour becomes grey for models with one channel.
-        max_size: Longest side in pixels; larger images are shrunk (antialiased), smaller ones are left.
+        max_size: Longest side in pixels; larger images are shrunk (antialiased), smaller ones are left. By default
+            ``model.pretrained_cfg.max_size``.
 
     Raises:
-        ValueError: if the image has other channels than the model.
+        FileNotFoundError, ValueError: for an image that cannot be read, or has other channels than the model.
     """
-    return prepare(model, read_image(image), max_size)
+    return prepare(model, read_image(image), max_size or model.pretrained_cfg.max_size)
 
 
 def prepare(model: MultiTaskModel, values: Tensor, max_size: int | None) -> Tensor:
@@ -37,19 +38,20 @@ def prepare(model: MultiTaskModel, values: Tensor, max_size: int | None) -> Tens
         raise ValueError(
             f"Expected `image` with {chans} channels, got {values.shape[0]}; arrays are (H, W, C), tensors (C, H, W)"
         )
-    values = _fit(values[None], max_size)
+    values = shrink(values[None], max_size)
     mean, std = (_per_channel(v, chans) for v in (model.pretrained_cfg.mean, model.pretrained_cfg.std))
     like = next(model.head.parameters())
     return ((values - mean) / std).to(like.device, like.dtype)
 
 
-def _fit(values: Tensor, max_size: int | None) -> Tensor:
-    height, width = values.shape[-2:]
+def shrink(images: Tensor, max_size: int | None) -> Tensor:
+    """Images (B, C, H, W) with sides of at most `max_size`, antialiased; as they are where they fit, or for None."""
+    height, width = images.shape[-2:]
     if max_size is None or max(height, width) <= max_size:
-        return values
+        return images
     scale = max_size / max(height, width)
     size = (max(round(height * scale), 1), max(round(width * scale), 1))
-    return F.interpolate(values, size=size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _per_channel(values: tuple[float, ...], chans: int) -> Tensor:

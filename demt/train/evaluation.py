@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from demt.data import MultiTaskDataset
+from demt.inference.preprocess import shrink
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
@@ -38,6 +39,7 @@ def evaluate(
     dataset: MultiTaskDataset,
     *,
     metrics: MultiTaskMetrics,
+    own_size: bool = False,
     criterion: MultiTaskLoss | None = None,
     batch_size: int = 1,
     workers: int = 0,
@@ -51,6 +53,8 @@ def evaluate(
         model: Evaluated in eval mode; its mode is restored.
         dataset: With a transform that normalises images, e.g. `demt.data.transforms.eval_transform`.
         metrics: Reset first, and filled.
+        own_size: Run the images as large as the data set gives them, as published protocols do. By default they are
+            shrunk to ``model.pretrained_cfg.max_size``, as `demt.predict` does, and labels keep their size.
         criterion: With fixed weights; adds its losses as ``"loss"`` and ``"loss/TASK"``, means over labelled pixels.
         batch_size: Images of a batch in each process; images of different sizes need 1.
         workers: Processes that load data.
@@ -66,6 +70,7 @@ def evaluate(
     """
     accelerator = accelerator or make_accelerator()
     device = accelerator.device
+    max_size = None if own_size else model.pretrained_cfg.max_size
     modes = {module: module.training for module in model.modules()}
     model.to(device).eval()
     metrics.to(device).reset()
@@ -79,7 +84,7 @@ def evaluate(
     losses = torch.zeros(2, len(metrics.tasks), dtype=torch.float64, device=device)
     try:
         for batch, (_, counted) in zip(loader, shares):
-            batch = to_device(batch, device)
+            batch = to_device({**batch, "image": shrink(batch["image"], max_size)}, device)
             with accelerator.autocast():
                 outputs: dict[str, Tensor] = (forward or model)(batch["image"])
             if not counted:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from demt.losses.multitask import Balancing
+from demt.tasks import RELEASED
 
 DatasetName = Literal["nyud", "pascal", "cityscapes", "rooms", "folder"]
 
@@ -55,6 +56,8 @@ class DataPart:
         tasks: Own data: channels, or a task's fields, by name. Others: the names to take, as a list; by default all.
         protocol: Settles size, edge weight and metrics, e.g. ``"atrc"``: see `demt.data.transforms.train_transform`.
         size: Height and width of training crops (of images, for rooms); by default the published size.
+        max_size: Longest side of own images in evaluation, and afterwards in `demt.predict`: larger ones are shrunk,
+            labels are not. By default the longer side of the training crops.
         augment: Whether training images are augmented; without it they are normalised and padded only.
         encodings, index, images: Own data: see `demt.data.MultiTaskFolder`.
         train_ids, val_ids: Own data: which samples train and which evaluate, as a file of names or a list.
@@ -71,6 +74,7 @@ class DataPart:
     tasks: Any = None
     protocol: str | None = None
     size: tuple[int, int] | None = None
+    max_size: int | None = None
     augment: bool = True
     encodings: dict[str, str] = dataclasses.field(default_factory=dict)
     index: str | None = None
@@ -172,6 +176,11 @@ class Recipe:
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"Expected `batch_size` to be a multiple of `accumulate`, got {self.batch_size} and {self.accumulate}"
+            )
+        if self.data.max_size is not None and (self.data.max_size < 1 or self.data.dataset in RELEASED):
+            raise ValueError(
+                f"Expected `data.max_size` >= 1, for own data and rooms only (protocols settle that of published "
+                f"data), got {self.data.max_size} for {self.data.dataset}"
             )
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ValueError(f"Expected `ema` in [0, 1) or none, got {self.ema}")

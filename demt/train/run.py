@@ -19,12 +19,12 @@ from demt.models import MultiTaskModel
 from demt.protocols import PROTOCOLS
 from demt.tasks import Task
 from demt.train.checkpoints import STATE, save_weights
-from demt.train.data import open_dataset
+from demt.train.data import PUBLISHED, open_dataset
 from demt.train.evaluation import evaluate, make_accelerator
 from demt.train.optim import make_optimizer, make_schedule
 from demt.train.parts import choose_parameters, merged_state, parameter_table
 from demt.train.recipe import Recipe
-from demt.train.start import make_model
+from demt.train.start import make_model, state_sizes
 
 _logger = logging.getLogger("demt")
 
@@ -88,11 +88,14 @@ class Run:
         if list(self.plain.tasks) != list(tasks):
             raise ValueError(f"The model has the tasks {list(self.plain.tasks)}, but the data {list(tasks)}")
         self.config, cfg = self.plain.config, self.plain.pretrained_cfg
+        self.own_size = recipe.data.dataset in PUBLISHED
         self.train_set = train_set or open_dataset(recipe.data, "train", cfg)
         self.val_set = val_set or open_dataset(recipe.data, "val", cfg)
         if val_set is None and recipe.data.dataset == "folder" and recipe.data.val_ids is None:
             _logger.warning("`data.val_ids` is not given: evaluation is on all samples, those trained on among them")
         choose_parameters(self.plain, recipe.model)
+        with torch.random.fork_rng():
+            state_sizes(self.plain, recipe.data, self.train_set, self.val_set)
         if recipe.model.grad_checkpointing:
             self.plain.set_grad_checkpointing()
         weights = recipe.loss_weights
@@ -139,6 +142,7 @@ class Run:
             self.evaluated,
             self.val_set,
             metrics=self.metrics,
+            own_size=self.own_size,
             criterion=self.val_criterion,
             batch_size=data.eval_batch_size,
             workers=data.workers,

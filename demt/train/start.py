@@ -7,12 +7,13 @@ import logging
 from typing import Any
 
 import demt
+from demt.data import MultiTaskDataset
 from demt.hub.availability import weights_of
 from demt.hub.remote import HUB, LOCAL
 from demt.models import MultiTaskModel
 from demt.registry import get_function
 from demt.tasks import Task
-from demt.train.data import seed_all
+from demt.train.data import PUBLISHED, seed_all
 from demt.train.recipe import DataPart, Recipe
 
 _logger = logging.getLogger("demt")
@@ -31,10 +32,19 @@ def make_model(recipe: Recipe, data: DataPart, tasks: dict[str, Task]) -> MultiT
         raise ValueError(f"`model.name` {part.name!r} holds no whole model")
     if part.init is not None:
         _take_weights(model, part.init)
-    if data.size is not None:
-        cfg = model.pretrained_cfg
-        model.pretrained_cfg = dataclasses.replace(cfg, input_size=(model.config.in_chans, *data.size))
     return model
+
+
+def state_sizes(model: MultiTaskModel, data: DataPart, train_set: MultiTaskDataset, val_set: MultiTaskDataset) -> None:
+    """Write into a model's preprocessing the size of the samples that train it, and the scale it is evaluated at.
+
+    Published protocols evaluate images as large as they are; there the scale is that of the evaluation samples.
+    """
+    size = tuple(train_set[0]["image"].shape)
+    scale = val_set[0]["image"].shape[-2:] if data.dataset in PUBLISHED else size[1:]
+    model.pretrained_cfg = dataclasses.replace(
+        model.pretrained_cfg, input_size=size, max_size=data.max_size or max(scale)
+    )
 
 
 def _has_weights(name: str) -> bool:

@@ -111,7 +111,8 @@ def test_files_that_are_no_images(tmp_path, photo):
 
 def test_channels_meet_the_model(photo):
     grey = demt.create_model("demt_nano", in_chans=1, tasks={"depth": 1})
-    assert demt.preprocess(grey, photo).shape == (1, 1, 200, 300)
+    assert demt.preprocess(grey, photo, max_size=300).shape == (1, 1, 200, 300)
+    assert demt.preprocess(grey, photo).shape == (1, 1, 171, 256)
     five = demt.create_model("demt_nano", in_chans=5, tasks={"depth": 1})
     assert demt.preprocess(five, torch.rand(5, 9, 9)).shape == (1, 5, 9, 9)
     with pytest.raises(ValueError, match="`image` with 5 channels, got 3"):
