@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from demt.data.images import ImageLike, read_image
+from demt.inference.modes import in_eval_mode
 from demt.inference.preprocess import prepare
 from demt.inference.tiles import predict_tiled
 from demt.models import MultiTaskModel
@@ -53,7 +54,8 @@ def predict(
     """Predict every task of a model on one image or several.
 
     Args:
-        model: The model; evaluated in eval mode, its mode is restored afterwards.
+        model: The model, left as it is: where modules of it are in training mode, a copy that shares its weights runs
+            in eval mode. Several threads may predict with one model, also while it is trained.
         image: A path, PIL image, array or tensor (see `demt.data.images.read_image`), or a list or tuple of them.
         max_size: Longest side, in pixels, at which the network runs; larger images are shrunk for it and predictions
             brought back to the image's size. By default ``model.pretrained_cfg.max_size``, at which it was evaluated.
@@ -108,17 +110,13 @@ def _tiles(tile: int | tuple[int, int] | None, overlap: int | None, max_size: in
 def _predict_many(
     model: MultiTaskModel, images: Sequence[ImageLike], max_size: int | None, tiles: Tiles | None, batch_size: int
 ) -> Iterator[Prediction]:
-    was_training = model.training
-    model.eval()
-    try:
-        if tiles is not None:
-            for image in images:
-                yield predict_tiled(model, read_image(image), *tiles, batch_size)
-            return
-        for start in range(0, len(images), batch_size):
-            yield from _predict_batch(model, images[start : start + batch_size], max_size)
-    finally:
-        model.train(was_training)
+    model = in_eval_mode(model)
+    if tiles is not None:
+        for image in images:
+            yield predict_tiled(model, read_image(image), *tiles, batch_size)
+        return
+    for start in range(0, len(images), batch_size):
+        yield from _predict_batch(model, images[start : start + batch_size], max_size)
 
 
 def _predict_batch(model: MultiTaskModel, images: Sequence[ImageLike], max_size: int | None) -> list[Prediction]:
