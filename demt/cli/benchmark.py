@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from demt.cli.common import console, friendly_errors
+from demt.cli.common import console, device_of, friendly_errors, parse_size
 
 
 def benchmark(
@@ -28,13 +28,14 @@ def benchmark(
     """Time and memory of a model on this machine, with random weights: one line a way of running it."""
     with friendly_errors():
         import torch
+        from rich.markup import escape
         from rich.table import Table
 
         from demt.inference.benchmark import WAYS, Cost, Setting, benchmark
         from demt.registry import get_config
 
         size_of_training = get_config(name)[1].input_size[1:]
-        sizes = [_size(each) for each in size or ["{}x{}".format(*size_of_training)]]
+        sizes = [parse_size("--size", each) for each in size or ["{}x{}".format(*size_of_training)]]
         ways, dtypes = way or ["eager", "fused"], dtype or ["float32"]
         for option, values, known in (
             ("--way", ways, tuple(WAYS)),
@@ -42,11 +43,12 @@ def benchmark(
         ):
             if unknown := [each for each in values if each not in known]:
                 raise ValueError(f"Expected {option} to be one of {', '.join(known)}, got {unknown[0]!r}")
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = str(device_of(device or ("cuda" if torch.cuda.is_available() else "cpu")))
         where = (
             torch.cuda.get_device_name(device) if device.startswith("cuda") and torch.cuda.is_available() else device
         )
-        console.print(f"{name} on {where}, torch {torch.__version__}, batch of {batch_size}", highlight=False)
+        heading = f"{name} on {where}, torch {torch.__version__}, batch of {batch_size}"
+        console.print(heading, highlight=False, markup=False)
         table = Table("size", "type", "way")
         for column in ("ms", "images/s", "first run, s", "peak MB", "above idle"):
             table.add_column(column, justify="right")
@@ -61,7 +63,7 @@ def benchmark(
             for number, (setting, cost) in enumerate(zip(settings, benchmark(settings)), 1):
                 status.update(f"{number} of {len(settings)} measured")
                 label = ["x".join(map(str, setting.size)), setting.dtype, setting.way]
-                table.add_row(*label, *(_cells(cost, batch_size) if isinstance(cost, Cost) else [cost]))
+                table.add_row(*label, *(_cells(cost, batch_size) if isinstance(cost, Cost) else [escape(cost)]))
         console.print(table)
 
 
@@ -72,10 +74,3 @@ def _cells(cost: object, batch_size: int) -> list[str]:
     memory = [f"{value / 1e6:.0f}" if value > 0 else "?" for value in (cost.memory, cost.memory - cost.idle_memory)]
     times = [f"{1e3 * cost.seconds:.1f}", f"{batch_size / cost.seconds:.2f}", f"{cost.first_seconds:.2f}"]
     return [*times, *memory]
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) > 0 and int(width) > 0):
-        raise ValueError(f"Expected --size as HEIGHTxWIDTH, e.g. 512x1024, got {text!r}")
-    return int(height), int(width)

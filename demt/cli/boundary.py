@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+from demt.cli.common import console, cores, errors, friendly_errors
+from demt.files import write_whole
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -84,13 +86,11 @@ def eval_boundary(
     ] = BackendChoice.auto,
 ) -> None:
     """Score saved boundary predictions: ODS, OIS, AP. Numbers of different settings do not compare."""
-    from concurrent.futures.process import BrokenProcessPool
-
-    try:
+    with friendly_errors():
         if (dataset is None) == (max_distance is None):
             raise ValueError("Give the tolerance: either --dataset nyud|pascal or --max-distance FRACTION")
-        if out is not None and not out.absolute().parent.is_dir():
-            raise ValueError(f"Expected the folder of --out to exist, {out.absolute().parent} does not")
+        if out is not None:
+            _check_out(out)
         report = _evaluate(
             predictions,
             truth,
@@ -99,16 +99,12 @@ def eval_boundary(
             gt=gt.value,
             thresholds=_thresholds(thresholds or ("seism" if nms == NmsChoice.seism else "bsds")),
             interpolate=interpolate,
-            jobs=jobs or _cores(),
+            jobs=jobs or cores(),
             allow_missing=allow_missing,
             backend=backend.value,
         )
         if out is not None:
-            out.write_text(json.dumps(report, indent=2) + "\n")
-    except (ValueError, OSError, ImportError) as error:
-        _fail(str(error))
-    except BrokenProcessPool:
-        _fail("A process ended unexpectedly, perhaps for lack of memory; try fewer --jobs")
+            write_whole(out, lambda file: Path(file).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8"))
     _show(report)
 
 
@@ -150,14 +146,14 @@ def _evaluate(
 def _counts(pairs: list[tuple[Path, Path]], settings: BoundarySettings, jobs: int) -> Iterator[BoundaryCounts]:
     """Counts of every pair, in any number of processes, with a progress bar on standard error."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
 
-    from rich.console import Console
     from rich.progress import track
 
     from demt.metrics.boundary.files import count_files
 
     def show(results: Iterable[Result]) -> Iterable[Result]:
-        return track(results, "Images", total=len(pairs), console=Console(stderr=True))
+        return track(results, "Images", total=len(pairs), console=errors)
 
     if jobs == 1:
         for prediction, truth in show(pairs):
@@ -168,6 +164,8 @@ def _counts(pairs: list[tuple[Path, Path]], settings: BoundarySettings, jobs: in
         try:
             for task in show(as_completed(tasks)):
                 yield task.result()
+        except BrokenProcessPool as error:
+            raise OSError("A process was killed, perhaps for lack of memory; try fewer --jobs") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -194,12 +192,21 @@ def _thresholds(text: str) -> tuple[float, ...]:
     return tuple(k / (int(text) + 1) for k in range(1, int(text) + 1))
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _check_out(out: Path) -> None:
+    """Refuse a file that is no earlier report, before the work is done."""
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"Expected the folder of --out to exist, {out.absolute().parent} does not")
+    if not out.exists():
+        return
+    try:
+        ours = {"scores", "settings", "curve"} <= set(json.loads(out.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, OSError):
+        ours = False
+    if not ours:
+        raise FileExistsError(f"--out {str(out)!r} exists and is no report of this command; choose another file")
 
 
 def _show(report: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     scores, settings = report["scores"], report["settings"]
@@ -207,15 +214,7 @@ def _show(report: dict[str, Any]) -> None:
     for column in ("ODS F", "threshold", "precision", "recall", "OIS F", "AP"):
         table.add_column(column, justify="right")
     table.add_row(*(f"{score:.4f}" for score in scores.values()))
-    console = Console()
     console.print(table)
     console.print(
         "Settings: " + ", ".join(f"{name}={value}" for name, value in settings.items()), highlight=False, soft_wrap=True
     )
-
-
-def _fail(message: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True).print("Error:", message, style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(1)

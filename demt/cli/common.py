@@ -1,7 +1,9 @@
-"""What the commands share: where they print, and how they fail."""
+"""What the commands share: where they print, how they fail, and how they read sizes and devices."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -19,31 +21,66 @@ errors = Console(stderr=True)
 
 @contextmanager
 def friendly_errors() -> Iterator[None]:
-    """What a user can mend is one line, not a stack trace."""
+    """Print errors of input, files, packages and memory as one line; errors of the program keep their stack trace."""
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
-        errors.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        print_error(error)
+        raise typer.Exit(1) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_about_memory(error):
+            raise
+        said = f": {text.splitlines()[0]}" if (text := str(error).strip()) else ""
+        print_error(f"Not enough memory; use smaller images, a smaller batch or another device{said}")
         raise typer.Exit(1) from error
 
 
+def print_error(error: object) -> None:
+    """A line on standard error."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    errors.print(f"[red]Error:[/red] {escape(text)}", soft_wrap=True, highlight=False)
+
+
+def _is_about_memory(error: Exception) -> bool:
+    # torch.OutOfMemoryError is a RuntimeError; on a CPU torch raises a plain one.
+    known = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in known)
+
+
 def parse_size(option: str, text: str) -> tuple[int, int]:
-    """Height and width of ``"480x640"``; one number is both."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+    """Height and width of ``"480x640"`` or ``"[480, 640]"``; one number is both.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    found = re.fullmatch(r"(\d+)(?:[x,](\d+))?", re.sub(r"^\[(.*)\]$", r"\1", text.lower().replace(" ", "")), re.ASCII)
+    sides = [int(side) for side in found.groups() if side is not None] if found else [0]
+    if 0 in sides:
         raise ValueError(f"Expected {option} as HEIGHTxWIDTH in pixels, such as 480x640, got {text!r}")
-    return int(sides[0]), int(sides[-1])
+    return sides[0], sides[-1]
 
 
-def device_of(name: str) -> torch.device:
-    """The device that ``--device`` names.
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device that ``--device`` names; without a name the CPU, with a word where there is a GPU.
 
     Raises:
         ValueError: if there is none.
     """
     import torch
 
+    if name is None:
+        if torch.accelerator.is_available() and (found := torch.accelerator.current_accelerator()) is not None:
+            errors.print(f"Running on the CPU; --device {found.type} is faster", highlight=False)
+        return torch.device("cpu")
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"Cannot run on --device {name!r}: {str(error).splitlines()[0]}") from error
+    if device.type == "meta":
+        raise ValueError("Cannot run on --device 'meta': it holds no values")
+    return device

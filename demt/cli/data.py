@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from demt.cli.common import console, errors, friendly_errors
+from demt.cli.common import console, cores, errors, friendly_errors
 
 if TYPE_CHECKING:
     from demt.data.doctor.report import Report
@@ -59,7 +58,7 @@ def check(
             raise ValueError(f"Expected --sheet as a .png file in a folder that exists, got {str(sheet)!r}")
         how: dict[str, Any] = {
             "sample": sample,
-            "workers": _cores() if workers is None else workers,
+            "workers": cores() if workers is None else workers,
             "show": lambda findings, count: _track(findings, "Samples", count),
         }
         own = _own_data(path, tasks, encodings, index, ids, images, published=dataset is not None or layout != "auto")
@@ -192,7 +191,3 @@ def _track(items: Iterable[T], what: str, count: int) -> Iterable[T]:
     from rich.progress import track
 
     return track(items, what, total=count, console=errors, disable=not errors.is_terminal)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

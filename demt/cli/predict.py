@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from demt.cli.common import console, device_of, errors, friendly_errors, parse_size
+from demt.cli.common import console, device_of, errors, friendly_errors, parse_size, print_error
 from demt.cli.load import load_model
 
 
@@ -32,7 +32,7 @@ def predict(
         int | None, typer.Option(min=0, help="Pixels that neighbouring tiles share; by default a quarter.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one size, or tiles, that run at once.")] = 4,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, mps …")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="Where to run: cpu (the default), cuda, mps …")] = None,
 ) -> None:
     """Predict every task of a model on images: a picture per task, a panel, and the values in one .npz, per image."""
     with friendly_errors():
@@ -47,6 +47,14 @@ def predict(
         jobs = save_predictions(
             network, images, out, max_size=max_size, tile=tiles, overlap=overlap, batch_size=batch_size, note=note
         )
-        written = list(track(jobs, "Predicting", total=len(images), console=errors, disable=not errors.is_terminal))
-        for panel in written:
-            console.print(str(panel), soft_wrap=True, highlight=False)
+        found = list(track(jobs, "Predicting", total=len(images), console=errors, disable=not errors.is_terminal))
+    failed = [(image, result) for image, result in found if isinstance(result, Exception)]
+    for _, result in found:
+        if isinstance(result, Path):
+            console.print(str(result), soft_wrap=True, highlight=False, markup=False)
+    for image, error in failed:
+        print_error(error if str(image) in str(error) else f"{image}: {error}")
+    if failed:
+        if len(images) > 1:
+            errors.print(f"{len(failed)} of {len(images)} images have no predictions", highlight=False)
+        raise typer.Exit(1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from demt.data.images import ImageLike, read_image
-from demt.inference.modes import in_eval_mode
+from demt.inference.forward import finite_logits, in_eval_mode
 from demt.inference.preprocess import prepare
 from demt.inference.tiles import predict_tiled
 from demt.models import MultiTaskModel
@@ -70,7 +70,8 @@ def predict(
         the axes of the training data. A list of such dicts for several images.
 
     Raises:
-        FileNotFoundError, ValueError: for an image that cannot be read, or that does not fit the model.
+        FileNotFoundError, ValueError: for an image that cannot be read or does not fit the model, or a model that gives
+            NaN or infinite values.
     """
     if not isinstance(model, MultiTaskModel):
         raise ValueError(f"Expected `model` to be a demt model, got {type(model).__name__}; see demt.create_model")
@@ -127,7 +128,7 @@ def _predict_batch(model: MultiTaskModel, images: Sequence[ImageLike], max_size:
     for size in dict.fromkeys(x.shape for x in inputs):
         members = [i for i, x in enumerate(inputs) if x.shape == size]
         with torch.inference_mode():
-            logits = model(torch.cat([inputs[i] for i in members]))
+            logits = finite_logits(model, torch.cat([inputs[i] for i in members]))
         for row, i in enumerate(members):
             shape = tuple(values[i].shape[-2:])
             results[i] = {

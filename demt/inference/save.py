@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from demt.data.images import read_image
@@ -16,6 +18,9 @@ from demt.files import write_whole
 from demt.inference.predict import Prediction, predict
 from demt.models import MultiTaskModel
 from demt.viz import panel, task_picture
+
+#: Stands in every file written here, so that no other file is ever replaced.
+MARK = "demt predict"
 
 
 def save_predictions(
@@ -28,24 +33,53 @@ def save_predictions(
     overlap: int | None = None,
     batch_size: int = 4,
     note: str | None = None,
-) -> Iterator[Path]:
+) -> Iterator[tuple[Path, Path | Exception]]:
     """Predict on image files and write, per image, ``STEM_TASK.png``, ``STEM_panel.png`` and ``STEM.npz``.
 
-    Files that share a stem get ``_2``, ``_3``… in the order given. Yields the panel's path after each image.
+    Files that share a stem get ``_2``, ``_3``… in the order given. Files of an earlier call are replaced.
+
+    Yields:
+        Each image, with the panel's path, or with the error of an image that cannot be read or predicted on.
 
     Raises:
-        FileNotFoundError, ValueError: for an image that is missing or cannot be read; results before it stay.
+        FileExistsError: if another file has the name of a result; nothing is written then.
+        OSError: if a result cannot be written.
     """
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"No image at {str(path)!r}")
-    folder.mkdir(parents=True, exist_ok=True)
     stems = _unique_stems(paths)
+    endings = [*(f"_{task}.png" for task in model.tasks), "_panel.png", ".npz"]
+    for target in (folder / f"{stem}{ending}" for stem in stems for ending in endings):
+        if target.exists() and not _is_ours(target):
+            raise FileExistsError(
+                f"{str(target)!r} would be replaced, but is no file of `demt predict`; choose another folder"
+            )
+    run = partial(predict, model, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
     for start in range(0, len(paths), batch_size):
-        images = [read_image(path) for path in paths[start : start + batch_size]]
-        predictions = predict(model, images, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
-        for stem, image, prediction in zip(stems[start:], images, predictions):
-            yield _save(model, image, prediction, folder, stem, note)
+        for place, result in enumerate(_predict_files(run, paths[start : start + batch_size]), start):
+            if isinstance(result, Exception):
+                yield paths[place], result
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            yield paths[place], _save(model, *result, folder, stems[place], note)
+
+
+def _predict_files(run: Any, paths: Sequence[Path]) -> list[tuple[Tensor, Prediction] | Exception]:
+    """Images and their predictions; an error in the place of what is broken, and of nothing else."""
+    results: dict[int, Any] = {}
+    images: dict[int, Tensor] = {}
+    for place, path in enumerate(paths):
+        try:
+            images[place] = read_image(path)
+        except (ValueError, OSError) as error:
+            results[place] = error
+    try:
+        results |= zip(images, zip(images.values(), run(list(images.values()))))
+    except ValueError:
+        for place, image in images.items():
+            try:
+                results[place] = image, run(image)
+            except ValueError as error:
+                results[place] = error
+    return [results[place] for place in range(len(paths))]
 
 
 def _save(
@@ -57,6 +91,8 @@ def _save(
     buffer = io.BytesIO()
     arrays: dict[str, Any] = dict(prediction)
     np.savez_compressed(buffer, **arrays)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = MARK.encode()
     write_whole(folder / f"{stem}.npz", lambda target: Path(target).write_bytes(buffer.getvalue()))
     overview = folder / f"{stem}_panel.png"
     _save_picture(panel(picture, prediction, model.tasks, note=note), overview)
@@ -64,7 +100,20 @@ def _save(
 
 
 def _save_picture(picture: Image.Image, path: Path) -> None:
-    write_whole(path, lambda target: picture.save(target, format="PNG"))
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Software", MARK)
+    write_whole(path, lambda target: picture.save(target, format="PNG", pnginfo=about))
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                return archive.comment == MARK.encode()
+        with Image.open(path, formats=["PNG"]) as picture:
+            return bool(picture.info.get("Software") == MARK)
+    except (OSError, SyntaxError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def _unique_stems(paths: Sequence[Path]) -> list[str]:
@@ -72,9 +121,10 @@ def _unique_stems(paths: Sequence[Path]) -> list[str]:
     stems = []
     for path in paths:
         stem, count = path.stem, 1
-        while stem in taken:
+        # Some file systems do not tell A from a.
+        while stem.casefold() in taken:
             count += 1
             stem = f"{path.stem}_{count}"
-        taken.add(stem)
+        taken.add(stem.casefold())
         stems.append(stem)
     return stems

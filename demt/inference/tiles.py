@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from demt.inference.forward import finite_logits
 from demt.inference.preprocess import prepare
 from demt.models import MultiTaskModel
 from demt.tasks import Task
@@ -52,6 +53,9 @@ def predict_tiled(
 
     Beside image and predictions, memory holds `batch_size` tiles and, per channel of the tasks, a band as long as the
     image's shorter side and as wide as a tile.
+
+    Raises:
+        ValueError: for a tile that does not fit the model, or NaN or infinite values that it gives.
     """
     outputs = {name: _empty(task, *image.shape[1:]) for name, task in model.tasks.items()}
     # Bands lie across the longer side, so that they are short.
@@ -69,7 +73,8 @@ def predict_tiled(
         rows = _ramp(top, bottom, height, overlap[0])
         for batch in _batches(across, batch_size):
             crops = [image[:, top:bottom, left:right] for left, right in batch]
-            logits = model(torch.cat([prepare(model, crop.mT if turned else crop, None) for crop in crops]))
+            inputs = torch.cat([prepare(model, crop.mT if turned else crop, None) for crop in crops])
+            logits = finite_logits(model, inputs)
             areas = [(slice(bottom - top), slice(left, right)) for left, right in batch]
             shares = band.shares(areas, [rows[:, None] * _ramp(*each, width, overlap[1]) for each in batch])
             for name in list(logits):

@@ -184,3 +184,14 @@ def test_what_goes_wrong_before_the_images(folders, change, options, message):
     result = run(predictions, truth, **options)
     assert result.exit_code == 1
     assert message in result.output
+
+
+def test_only_an_earlier_report_is_replaced(folders):
+    out = folders[0].parent / "labels.json"
+    out.write_text('{"label": 1}')
+    result = run(*folders, "--out", str(out))
+    assert result.exit_code == 1
+    assert "no report of this command" in result.stderr
+    assert out.read_text() == '{"label": 1}'
+    first, _ = report(folders)
+    assert report(folders)[0] == first

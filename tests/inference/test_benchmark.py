@@ -59,7 +59,8 @@ def test_command():
     ("arguments", "message"),
     [
         (["no_such_model"], "Unknown model"),
-        (["degmix_nano", "--size", "64"], "HEIGHTxWIDTH"),
+        (["degmix_nano", "--size", "64x"], "HEIGHTxWIDTH"),
+        (["degmix_nano", "--device", "foo"], "Cannot run on --device 'foo'"),
         (["degmix_nano", "--way", "fast"], "eager, fused"),
         (["degmix_nano", "--dtype", "int8"], "bfloat16"),
     ],

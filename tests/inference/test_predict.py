@@ -252,5 +252,73 @@ def test_command_errors_are_one_line(arguments, message, tmp_path, monkeypatch):
     assert not (tmp_path / "predictions").exists()
 
 
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_broken_images_are_reported_and_the_others_predicted(tmp_path):
+    paths = [tmp_path / f"{name}.png" for name in "abcdef"]
+    for value, path in enumerate(paths):
+        Image.fromarray(np.full((24, 32, 3), 40 * value, np.uint8)).save(path)
+    paths[1].write_bytes(paths[1].read_bytes()[:60])
+    paths[4].unlink()
+    (tmp_path / "g[red].txt").write_text("no image")
+    command = ["predict", *paths, tmp_path / "g[red].txt", "-m", "multitask_baseline_nano.rooms", "-o"]
+    result = run(*command, tmp_path / "out", "--batch-size", 4)
+    assert result.exit_code == 1
+    assert {path.stem for path in (tmp_path / "out").glob("*.npz")} == set("acdf")
+    lines = result.stderr.splitlines()
+    assert [name in line for line, name in zip(lines, ("b.png", "e.png", "g[red].txt"))] == [True] * 3
+    assert lines[3] == "3 of 7 images have no predictions"
+    alone = run("predict", paths[2], "-m", "multitask_baseline_nano.rooms", "-o", tmp_path / "alone")
+    assert alone.exit_code == 0, alone.output
+    for name, values in np.load(tmp_path / "alone/c.npz").items():
+        np.testing.assert_allclose(np.load(tmp_path / "out/c.npz")[name], values, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["room_semseg.png", "room_panel.png", "room.npz"])
+def test_files_of_others_are_not_replaced(name, photo, tmp_path):
+    photo.save(tmp_path / "room.jpg")
+    if name.endswith("png"):
+        Image.fromarray(np.full((24, 32), 7, np.uint8)).save(tmp_path / name)
+    else:
+        np.savez(tmp_path / name, label=np.zeros(3))
+    before = files_of(tmp_path)
+    result = run("predict", tmp_path / "room.jpg", "-m", "demt_nano.rooms", "-o", tmp_path)
+    assert result.exit_code == 1
+    assert name in result.stderr
+    assert "choose another folder" in result.stderr
+    assert files_of(tmp_path) == before
+
+
+def test_own_files_are_replaced(photo, tmp_path):
+    photo.save(tmp_path / "room.jpg")
+    command = ["predict", tmp_path / "room.jpg", "-m", "multitask_baseline_nano.rooms", "-o", tmp_path]
+    assert run(*command).exit_code == 0
+    first = files_of(tmp_path)
+    assert run(*command, "--max-size", 64).exit_code == 0
+    second = files_of(tmp_path)
+    assert set(first) == set(second)
+    assert first["room_semseg.png"] != second["room_semseg.png"]
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": 16}])
+@pytest.mark.parametrize("value", [float("nan"), 3e38])
+def test_values_that_are_not_finite_make_no_prediction(value, options):
+    model = demt.create_model("multitask_baseline_nano.rooms", pretrained=True).eval()
+    with torch.no_grad():
+        model.head.heads["semseg"].logits.weight.fill_(value)
+    with pytest.raises(ValueError, match="NaN or infinite values for semseg: its weights"):
+        demt.predict(model, [np.zeros((20, 20, 3), np.uint8), np.full((20, 20, 3), 200, np.uint8)], **options)
+
+
+def test_names_with_markup_are_printed_as_they_are(photo, tmp_path):
+    photo.save(tmp_path / "[red]a.png")
+    out = tmp_path / "[bold]out"
+    result = run("predict", tmp_path / "[red]a.png", "-m", "multitask_baseline_nano.rooms", "-o", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(out / "[red]a_panel.png")
+
+
 def test_version():
     assert run("--version").output.strip() == f"demt {demt.__version__}"

@@ -1,11 +1,14 @@
-"""A model in eval mode whose owner may be training it, in this thread or another."""
+"""Running a model that somebody may be training, in this thread or another, and that may be broken."""
 
 from __future__ import annotations
 
 import copy
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
+
+from demt.models import MultiTaskModel
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -36,3 +39,19 @@ def in_eval_mode(model: Model) -> Model:
     for module in twin.modules():
         module.training = False
     return twin
+
+
+def finite_logits(model: MultiTaskModel, images: Tensor) -> dict[str, Tensor]:
+    """What a model gives for images (B, C, H, W).
+
+    Raises:
+        ValueError: for NaN or infinite logits: an argmax or threshold of these looks like any prediction.
+    """
+    logits = model(images)
+    finite = torch.stack([maps.isfinite().all() for maps in logits.values()]).tolist()
+    if broken := [name for name, good in zip(logits, finite) if not good]:
+        raise ValueError(
+            f"The model gives NaN or infinite values for {', '.join(broken)}: its weights hold some, or "
+            f"{images.dtype} is too small for its values; check the weights, or use float32"
+        )
+    return logits
