@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from demt.config import ModelConfig
 from demt.layers import LinearNeck, PatchNeck, TapNeck, TaskHead
+from demt.ops.checkpoint import recomputed
 from demt.tasks import Task, resolve_tasks
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -48,7 +48,7 @@ class MultiTaskHead(nn.Module):
     def run(self, module: Callable[..., Any], *args: Any) -> Any:
         """`module(*args)`; with gradient checkpointing, computed again in the backward pass."""
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(module, *args, use_reentrant=False)
+            return recomputed(self, module, *args)
         return module(*args)
 
     def task_modules(self) -> dict[str, Callable[[], nn.Module]]:

@@ -16,6 +16,7 @@ from demt.config import ModelConfig, PretrainedCfg
 from demt.hub.pretrained import PretrainedModel
 from demt.models.baseline import BaselineHead, MultiTaskHead
 from demt.models.demt import DeMTHead
+from demt.ops.checkpoint import keep_statistics_in_backward
 from demt.tasks import Task
 
 
@@ -73,12 +74,12 @@ class MultiTaskModel(PretrainedModel):
             ValueError: if shape or dtype does not fit.
         """
         self._check_images(images)
-        return self.head(self.backbone(images), tuple(images.shape[-2:]))  # type: ignore[no-any-return]
+        return self.head(self._levels(images), tuple(images.shape[-2:]))  # type: ignore[no-any-return]
 
     def forward_features(self, images: Tensor) -> dict[str, Tensor]:
         """Task maps (B, D, h, w) before the task heads."""
         self._check_images(images)
-        return self.head.forward_features(self.backbone(images))
+        return self.head.forward_features(self._levels(images))
 
     def forward_head(self, features: Mapping[str, Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
         """Logits per task at `size`, from `forward_features`."""
@@ -108,6 +109,12 @@ class MultiTaskModel(PretrainedModel):
         """Names of parameters that optimisers should not decay."""
         names: set[str] = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in names}
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        levels: list[Tensor] = self.backbone(images)
+        if self.head.grad_checkpointing and self.training and torch.is_grad_enabled():
+            keep_statistics_in_backward(self.backbone, levels)
+        return levels
 
     def _check_images(self, images: Tensor) -> None:
         chans = self.config.in_chans
