@@ -1,19 +1,22 @@
 """A timm model whose forward gives four feature maps, under timm's own parameter names.
 
-The model stays the timm object it was (its `group_matcher`, `no_weight_decay`, `set_grad_checkpointing` and weights
-work as always); only its class is replaced by a subclass with another `forward`. So parameters are called
-`backbone.<timm's name>` with no wrapper in between.
+A backbone is of a subclass of the timm model's class and takes over its parts. timm's methods (`forward_intermediates`,
+`group_matcher`, `no_weight_decay`, `set_grad_checkpointing`, …) want a timm model as `self`. A wrapper around one would
+put a prefix before every name, or hide a second module whose mode, device and replicas have to be kept in step.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from demt.ops.fast_linear import fast_linear
 from demt.ops.resize import ceil_div, is_symbolic, missing, resize
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 STRIDES = (4, 8, 16, 32)
 
@@ -24,17 +27,26 @@ class FeatureBackbone:
     Attributes:
         channels: Channels of the four maps.
         strides: Their strides; 4, 8, 16, 32, or four times the patch size for a plain ViT.
+        timm_class: The class that timm has for this architecture.
+        antialias_positions: Whether position embeddings are resized with antialiasing.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    timm_class: type[nn.Module]
+    antialias_positions = True
     _taps: tuple[int, ...]
     _tap_strides: tuple[int, ...]
-    _parents: tuple[type, type]
+    _has_linear: bool
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Map images (B, C, H, W) to four maps (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))."""
-        levels = self._levels(images)
+        """Map images (B, C, H, W) to four maps (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])).
+
+        Raises:
+            ValueError: if the architecture cannot take images of this size.
+        """
+        with fast_linear(self._has_linear):
+            levels = self._levels(images)
         if self._tap_strides == self.strides:
             return levels
         height, width = images.shape[-2:]
@@ -51,7 +63,7 @@ class FeatureBackbone:
             raise
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
-                f"timm's {self._parents[1].__name__} cannot take images of {height}x{width} pixels ({error}); build it "
+                f"timm's {self.timm_class.__name__} cannot take images of {height}x{width} pixels ({error}); build it "
                 "for that size with backbone_kwargs={'img_size': (height, width)}, or choose another backbone"
             ) from error
         return [crop(m, ceil_div(height, s), ceil_div(width, s)) for m, s in zip(maps, self._tap_strides)]
@@ -62,41 +74,44 @@ class FeatureBackbone:
         )
         return maps
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # The subclass is made at run time: pickle by its two parents instead of by name.
-        return _rebuild, self._parents, self.__dict__.copy()
+
+def with_parts_of(module: nn.Module, cls: type[_Module]) -> _Module:
+    """A module of class `cls`, which extends the class of `module`, with the parameters, children and settings of
+    `module`. The latter is to be thrown away: the two share their parts.
+    """
+    taken = cls.__new__(cls)
+    taken.__dict__.update(module.__dict__)
+    return taken
 
 
-_subclasses: dict[tuple[type, type], type] = {}
+def replace_modules(model: nn.Module, kind: type[nn.Module], cls: type[nn.Module]) -> None:
+    """Put modules of class `cls`, an extension of `kind`, in the place of a model's modules of that kind."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, kind):
+            model.set_submodule(name, with_parts_of(module, cls))
 
 
-def _subclass(adapter: type, base: type) -> type:
-    parents = (adapter, base)
-    if parents not in _subclasses:
-        _subclasses[parents] = type(f"{base.__name__}Backbone", parents, {"_parents": parents})
-    return _subclasses[parents]
-
-
-def _rebuild(adapter: type, base: type) -> Any:
-    cls: Any = _subclass(adapter, base)
-    return cls.__new__(cls)
-
-
-def adopt(
+def feature_backbone(
     model: nn.Module,
-    adapter: type[FeatureBackbone],
+    cls: type[FeatureBackbone],
     *,
     channels: tuple[int, ...],
     taps: tuple[int, ...],
     tap_strides: tuple[int, ...],
     strides: tuple[int, ...],
 ) -> nn.Module:
-    """Turn a timm model into a feature backbone in place and return it."""
-    model.__class__ = _subclass(adapter, type(model))
-    backbone: Any = model
-    backbone.channels, backbone.strides = channels, strides
+    """The feature backbone with the parts of a timm model, which is not to be used any more.
+
+    Args:
+        cls: Extends the model's class.
+        channels, strides: Of the four maps.
+        taps, tap_strides: Indices of the maps to take from timm's `forward_intermediates`, and their strides.
+    """
+    backbone: Any = with_parts_of(model, cls)  # type: ignore[type-var]
+    backbone.channels, backbone.strides, backbone.timm_class = channels, strides, type(model)
     backbone._taps, backbone._tap_strides = taps, tap_strides
-    return model
+    backbone._has_linear = any(isinstance(module, nn.Linear) for module in model.modules())
+    return backbone
 
 
 def pad_to_multiple(maps: Tensor, multiple: int) -> Tensor:

@@ -10,11 +10,10 @@ from typing import Any
 import timm
 from torch import nn
 
-from demt.backbones.adapter import STRIDES, FeatureBackbone, adopt
+from demt.backbones.adapter import STRIDES, FeatureBackbone, feature_backbone
 from demt.backbones.hrnet import create_hrnet
 from demt.backbones.swin import create_swin
 from demt.backbones.vit import create_vit
-from demt.layers.linear import speed_up_linear
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +58,6 @@ def create_backbone(name: str, *, pretrained: bool = False, in_chans: int = 3, *
             f"The weights of the backbone {name!r} cannot be loaded; `pretrained_backbone=False` starts without. "
             f"The reason: {error}"
         ) from error
-    speed_up_linear(model)
     return model
 
 
@@ -87,4 +85,28 @@ def _create_generic(name: str, *, pretrained: bool, in_chans: int, **kwargs: Any
     model.prune_intermediate_layers(list(taps), prune_norm=True, prune_head=True)
     if tap_strides != strides:
         _logger.info("Backbone %s has maps at strides %s; resized to %s", name, tap_strides, strides)
-    return adopt(model, FeatureBackbone, channels=channels, taps=taps, tap_strides=tap_strides, strides=strides)
+    cls = _extended(type(model))
+    return feature_backbone(model, cls, channels=channels, taps=taps, tap_strides=tap_strides, strides=strides)
+
+
+class _AnyBackbone(FeatureBackbone):
+    """Of a class of timm's that has no subclass in this package: `_extended` makes one when it is first needed. Other
+    processes do not know it by name, so a backbone pickles by timm's class.
+    """
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _empty, (self.timm_class,), self.__dict__.copy()
+
+
+_extensions: dict[type, type[FeatureBackbone]] = {}
+
+
+def _extended(base: type) -> type[FeatureBackbone]:
+    if base not in _extensions:
+        _extensions[base] = type(f"{base.__name__}Backbone", (_AnyBackbone, base), {})
+    return _extensions[base]
+
+
+def _empty(base: type) -> Any:
+    cls: Any = _extended(base)
+    return cls.__new__(cls)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import timm
-from timm.models.hrnet import HighResolutionModule
+from timm.models.hrnet import HighResolutionModule, HighResolutionNetFeatures
 from torch import Tensor, nn
 
-from demt.backbones.adapter import STRIDES, FeatureBackbone, adopt
+from demt.backbones.adapter import STRIDES, FeatureBackbone, feature_backbone, replace_modules
 from demt.ops.resize import resize
 
 
@@ -27,7 +27,7 @@ class BilinearFusionModule(HighResolutionModule):
         return fused
 
 
-class HRNetBackbone(FeatureBackbone):
+class HRNetBackbone(FeatureBackbone, HighResolutionNetFeatures):
     """Levels are the outputs of the last fusion."""
 
     def _levels(self, images: Tensor) -> list[Tensor]:
@@ -48,12 +48,14 @@ def create_hrnet(name: str, *, pretrained: bool, in_chans: int, **kwargs: Any) -
         out_indices=(1, 2, 3, 4),
         **kwargs,
     )
+    replace_modules(model, HighResolutionModule, BilinearFusionModule)
     for module in model.modules():
         if isinstance(module, HighResolutionModule):
-            module.__class__ = BilinearFusionModule
             _make_bilinear(module)
     channels = tuple(model.feature_info.channels())
-    return adopt(model, HRNetBackbone, channels=channels, taps=(1, 2, 3, 4), tap_strides=STRIDES, strides=STRIDES)
+    return feature_backbone(
+        model, HRNetBackbone, channels=channels, taps=(1, 2, 3, 4), tap_strides=STRIDES, strides=STRIDES
+    )
 
 
 def _make_bilinear(module: HighResolutionModule) -> None:

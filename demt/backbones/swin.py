@@ -7,10 +7,16 @@ from typing import Any
 import timm
 import torch
 from einops import rearrange
-from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock, window_partition, window_reverse
+from timm.models.swin_transformer import (
+    PatchMerging,
+    SwinTransformer,
+    SwinTransformerBlock,
+    window_partition,
+    window_reverse,
+)
 from torch import Tensor, nn
 
-from demt.backbones.adapter import STRIDES, FeatureBackbone, adopt, crop, pad_to_multiple
+from demt.backbones.adapter import STRIDES, FeatureBackbone, crop, feature_backbone, pad_to_multiple, replace_modules
 
 
 class PadFirstBlock(SwinTransformerBlock):
@@ -53,7 +59,7 @@ class PlainMerging(PatchMerging):
         return out
 
 
-class SwinBackbone(FeatureBackbone):
+class SwinBackbone(FeatureBackbone, SwinTransformer):
     """Levels after `norm0` … `norm3` (LayerNorm), the output norms of dense prediction with Swin."""
 
     def _levels(self, images: Tensor) -> list[Tensor]:
@@ -76,9 +82,8 @@ def create_swin(name: str, *, pretrained: bool, in_chans: int, **kwargs: Any) ->
     channels = tuple(info["num_chs"] for info in model.feature_info)
     for level, width in enumerate(channels):
         model.add_module(f"norm{level}", nn.LayerNorm(width))
-    for block in model.modules():
-        if isinstance(block, SwinTransformerBlock):
-            block.__class__ = PadFirstBlock
-        elif isinstance(block, PatchMerging):
-            block.__class__ = PlainMerging
-    return adopt(model, SwinBackbone, channels=channels, taps=(0, 1, 2, 3), tap_strides=STRIDES, strides=STRIDES)
+    replace_modules(model, SwinTransformerBlock, PadFirstBlock)
+    replace_modules(model, PatchMerging, PlainMerging)
+    return feature_backbone(
+        model, SwinBackbone, channels=channels, taps=(0, 1, 2, 3), tap_strides=STRIDES, strides=STRIDES
+    )

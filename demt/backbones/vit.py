@@ -7,14 +7,15 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demt.backbones.adapter import FeatureBackbone, adopt, pad_to_multiple, replace_parameter
+from demt.backbones.adapter import FeatureBackbone, feature_backbone, pad_to_multiple, replace_parameter
 from demt.ops.resize import is_symbolic
 
 
-class ViTBackbone(FeatureBackbone):
+class ViTBackbone(FeatureBackbone, VisionTransformer):
     """Raw outputs of four blocks, evenly spread, as maps at the patch stride; images are padded at the end."""
 
     def _levels(self, images: Tensor) -> list[Tensor]:
@@ -23,6 +24,8 @@ class ViTBackbone(FeatureBackbone):
 
 class ReleasedViTBackbone(ViTBackbone):
     """As `ViTBackbone`, with position embeddings resized bicubically without antialiasing (timm antialiases)."""
+
+    antialias_positions = False
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         model: Any = self
@@ -62,7 +65,7 @@ def create_vit(name: str, *, pretrained: bool, in_chans: int, released: bool = F
     taps = tuple(depth * (i + 1) // 4 - 1 for i in range(4))
     model.prune_intermediate_layers(list(taps), prune_norm=True, prune_head=True)
     stride = int(model.patch_embed.patch_size[0])
-    return adopt(
+    return feature_backbone(
         model,
         ReleasedViTBackbone if released else ViTBackbone,
         channels=(model.embed_dim,) * 4,

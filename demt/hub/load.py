@@ -13,7 +13,6 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 from torch import Tensor
 
-from demt.backbones.vit import ReleasedViTBackbone
 from demt.tasks import Task
 
 
@@ -125,7 +124,7 @@ def _adapt_positions(
             list(new),
             list(old),
             num_prefix_tokens=positions.shape[1] - old[0] * old[1],
-            antialias=not isinstance(model.backbone, ReleasedViTBackbone),
+            antialias=model.backbone.antialias_positions,
         )
     unlike = [n for n, t in state.items() if n in wanted and wanted[n].shape != t.shape and n not in adapted]
     if not unlike or (old and old[0] != old[1]):
@@ -142,8 +141,7 @@ def _adapted_by_timm(
     backbone: Any, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Sequence[str]
 ) -> dict[str, Tensor]:
     """Those of `names` that timm's own loading for the architecture, which takes old sizes for square, makes fit."""
-    # The feature backbone's class is a subclass of timm's, made at run time.
-    modules = (sys.modules.get(base.__module__) for base in type(backbone).__mro__)
+    modules = (sys.modules.get(base.__module__) for base in backbone.timm_class.__mro__)
     filters = (vars(module).get("checkpoint_filter_fn") for module in modules if module)
     adapt = next((function for function in filters if function), None)
     if adapt is None:
@@ -152,7 +150,7 @@ def _adapted_by_timm(
     try:
         filtered = adapt({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}, backbone)
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        _logger.debug("timm adapts no weights of %s: %s", type(backbone).__name__, error)
+        _logger.debug("timm adapts no weights of %s: %s", backbone.timm_class.__name__, error)
         return {}
     adapted = {name: filtered.get(name.removeprefix(prefix)) for name in names}
     return {n: tensor for n, tensor in adapted.items() if tensor is not None and tensor.shape == wanted[n].shape}

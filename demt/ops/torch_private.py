@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.modules import module as _module
 
@@ -22,3 +23,15 @@ def all_modules_are_hooked() -> bool:
     """
     names = ("_global_forward_hooks", "_global_forward_pre_hooks")
     return any(getattr(_module, name, True) for name in names)
+
+
+def saved_tensors_are_hooked() -> bool:
+    """Whether something handles what is kept for the backward pass: checkpointing, `torch.autograd.graph.save_on_cpu`.
+
+    Torch has no public way to ask. Where the name is missing, the answer is yes while gradients are recorded: layers
+    then compute by torch's own functions.
+    """
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if top is None:
+        return torch.is_grad_enabled()
+    return top(False) is not None
