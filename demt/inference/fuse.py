@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from demt.hub.pretrained import PretrainedModel
 from demt.layers import TaskHead, TaskInteractionBlock, TaskQueryBlock
 from demt.models import MultiTaskModel
 from demt.ops.pointwise import compose
@@ -43,17 +45,32 @@ def fuse(model: MultiTaskModel) -> MultiTaskModel:
         raise ValueError(f"Expected `model` to be a demt model, got {type(model).__name__}; see demt.create_model")
     if isinstance(model, FusedModel):
         raise ValueError("Expected `model` as it was created, got one that is fused already")
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.no_grad():
-        for module in list(fused.modules()):
+        images = _noise(copied)
+        expected = copied(images)
+        for module in list(copied.modules()):
             _fold(module)
-    fused.__class__ = FusedModel
-    _compare(model, fused)
+        fused = FusedModel(copied)
+        _compare(expected, fused(images))
     return fused
 
 
 class FusedModel(MultiTaskModel):
-    """What `fuse` returns."""
+    """What `fuse` returns: the backbone and head of a model whose modules were folded, for inference only.
+
+    Args:
+        model: To be thrown away: the fused model has its parts.
+
+    Raises:
+        ValueError: on an attempt to train, save or publish it, or to give it other heads.
+    """
+
+    def __init__(self, model: MultiTaskModel) -> None:
+        # Not `MultiTaskModel`'s own, which would build a backbone and a head of the configuration.
+        PretrainedModel.__init__(self, model.config, model.pretrained_cfg)
+        self.backbone, self.head = model.backbone, model.head
+        self.eval()
 
     def train(self, mode: bool = True) -> FusedModel:
         if mode:
@@ -102,20 +119,17 @@ def _compose(module: nn.Module, first: str, *others: str) -> None:
     setattr(module, first, layer)
 
 
-def _compare(model: MultiTaskModel, fused: MultiTaskModel) -> None:
+def _noise(model: MultiTaskModel) -> Tensor:
     like = next(model.head.parameters())
     side = 4 * max(model.backbone.strides)
     noise = torch.randn(1, model.config.in_chans, side, side, generator=torch.Generator().manual_seed(0))
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            expected, got = (each(noise.to(like.device, like.dtype)) for each in (model, fused))
-    finally:
-        model.train(was_training)
-    # Half precision rounds more than folding changes.
-    tolerance = TOLERANCE if like.dtype in (torch.float32, torch.float64) else 0.1
+    return noise.to(like.device, like.dtype)
+
+
+def _compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
     for name, value in expected.items():
+        # Half precision rounds more than folding changes.
+        tolerance = TOLERANCE if value.dtype in (torch.float32, torch.float64) else 0.1
         deviation = (got[name] - value).float().square().mean().sqrt() / value.float().std().clamp_min(1e-12)
         if not deviation <= tolerance:
             raise ValueError(

@@ -1,10 +1,12 @@
 import copy
+import pickle
 
 import pytest
 import torch
 from torch import nn
 
 import demt
+from demt.inference.fuse import FusedModel
 from demt.layers import TaskHead
 
 FUSED = ["demt_nano", "demtg_nano", "degmix_nano", "multitask_baseline_nano"]
@@ -49,6 +51,27 @@ def test_backbones_and_necks(backbone):
     if "hrnet" in backbone or "resnet" in backbone:
         count = lambda m: sum(isinstance(each, nn.BatchNorm2d) for each in m.backbone.modules())  # noqa: E731
         assert count(fused) < 0.2 * count(model)
+
+
+def test_every_module_keeps_its_mode():
+    """Frozen batch norms stay frozen in a model that trains."""
+    model = demt.create_model("degmix_nano", tasks={"depth": 1}).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    before = [module.training for module in model.modules()]
+    assert len(set(before)) == 2
+    fused = demt.fuse(model)
+    assert [module.training for module in model.modules()] == before
+    assert not any(module.training for module in fused.modules())
+
+
+def test_a_fused_model_is_built_not_turned():
+    model = demt.create_model("demt_nano", tasks={"depth": 1})
+    fused = demt.fuse(model)
+    assert type(model) is demt.MultiTaskModel
+    assert type(pickle.loads(pickle.dumps(fused))) is type(fused) is FusedModel
+    assert {type(m) for m in fused.head.modules()} <= {*(type(m) for m in model.head.modules()), nn.Identity}
 
 
 def test_fewer_operations():
