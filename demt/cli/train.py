@@ -93,7 +93,7 @@ def evaluate(
                 network,
                 opened,
                 metrics=metrics,
-                own_size=part.dataset in PUBLISHED,
+                own_size=part.dataset in READERS,
                 batch_size=batch_size,
                 workers=workers,
                 accelerator=accelerator,

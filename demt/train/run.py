@@ -13,13 +13,14 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 
 from demt.data import MultiTaskDataset
+from demt.data.published import READERS
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
 from demt.protocols import PROTOCOLS
 from demt.tasks import Task
 from demt.train.checkpoints import STATE, save_weights
-from demt.train.data import PUBLISHED, open_dataset
+from demt.train.data import open_dataset
 from demt.train.evaluation import evaluate, make_accelerator
 from demt.train.optim import make_optimizer, make_schedule
 from demt.train.parts import choose_parameters, merged_state, parameter_table
@@ -88,7 +89,7 @@ class Run:
         if list(self.plain.tasks) != list(tasks):
             raise ValueError(f"The model has the tasks {list(self.plain.tasks)}, but the data {list(tasks)}")
         self.config, cfg = self.plain.config, self.plain.pretrained_cfg
-        self.own_size = recipe.data.dataset in PUBLISHED
+        self.own_size = recipe.data.dataset in READERS
         self.train_set = train_set or open_dataset(recipe.data, "train", cfg)
         self.val_set = val_set or open_dataset(recipe.data, "val", cfg)
         if val_set is None and recipe.data.dataset == "folder" and recipe.data.val_ids is None:
