@@ -45,6 +45,7 @@ def check(
     encodings: Annotated[
         str | None, typer.Option(help="Of own data: what pictures mean, such as depth=millimetres,edge=grey.")
     ] = None,
+    in_chans: Annotated[int, typer.Option(min=1, help="Of own data: channels of the images.")] = 3,
     index: Annotated[str | None, typer.Option(help="Of own data: an index, .csv or .jsonl.")] = None,
     ids: Annotated[str | None, typer.Option(help="Of own data: a list of samples, one a line.")] = None,
     images: Annotated[str, typer.Option(help="Of own data: the folder of the images.")] = "images",
@@ -61,7 +62,9 @@ def check(
             "workers": cores() if workers is None else workers,
             "show": lambda findings, count: _track(findings, "Samples", count),
         }
-        own = _own_data(path, tasks, encodings, index, ids, images, published=dataset is not None or layout != "auto")
+        own = _own_data(
+            path, tasks, encodings, index, ids, images, in_chans, published=dataset is not None or layout != "auto"
+        )
         if own is not None:
             report = check_folder(own, **how)
         else:
@@ -134,45 +137,32 @@ def _own_data(
     index: str | None,
     ids: str | None,
     images: str,
+    in_chans: int,
     *,
     published: bool,
 ) -> MultiTaskFolder | None:
     """Own data, if the options say or the folder shows that it is; None for a published data set."""
-    from demt.data.doctor.recognise import find_layouts
-    from demt.data.doctor.suggest import suggest
+    from demt.data.doctor.recognise import find_layouts, propose
     from demt.data.folder import MultiTaskFolder
-    from demt.tasks import BUILTIN
 
     declared = "=" in (tasks or "") or any(option is not None for option in (encodings, index, ids))
     if not path.is_dir() or published or (not declared and find_layouts(path)):
         return None
     if tasks is None or not (declared or (path / images).is_dir()):
-        options = suggest(path)
-        if options is None and not declared:
+        found = propose(path, images)
+        if found is None and not declared:
             return None
+        hint = ": --tasks semseg=5"
+        if found is not None:
+            hint = "".join(f"; {question}" for question in found.questions)
+            hint += f"; perhaps: {found.command(path)}; in a recipe: {found.recipe(path)}"
         raise ValueError(
             f"{str(path)!r} has no layout of a published data set. Of own data, say which tasks there are and what "
-            f"their files mean" + (f"; perhaps: demt data check {path} {options}" if options else ": --tasks semseg=5")
+            f"their files mean{hint}"
         )
-    channels: dict[str, int] = {}
-    for name, count in _pairs("--tasks", tasks).items():
-        if count is None and (name not in BUILTIN or BUILTIN[name].activation == "argmax"):
-            raise ValueError(f"Expected the number of classes of {name!r} in --tasks, such as {name}=5")
-        if count is not None and not count.isdecimal():
-            raise ValueError(f"Expected a number of classes in --tasks, got {name}={count}")
-        channels[name] = BUILTIN[name].channels if count is None else int(count)
-    meanings = {name: value or "" for name, value in _pairs("--encodings", encodings).items()}
-    return MultiTaskFolder(path, channels, encodings=meanings, index=index, ids=ids, images=images)
-
-
-def _pairs(option: str, text: str | None) -> dict[str, str | None]:
-    pairs: dict[str, str | None] = {}
-    for part in text.split(",") if text else []:
-        name, equals, value = part.partition("=")
-        if not name or name in pairs or (equals and not value):
-            raise ValueError(f"Expected {option} as name=value,name=value with each name once, got {text!r}")
-        pairs[name] = value if equals else None
-    return pairs
+    return MultiTaskFolder(
+        path, tasks or "", encodings=encodings, index=index, ids=ids, images=images, in_chans=in_chans
+    )
 
 
 def _write_sheet(report: Report, file: Path) -> None:

@@ -1,6 +1,7 @@
 from . import transforms
 from .batch import collate
-from .dataset import MultiTaskDataset
+from .counts import TaskSummary, summary
+from .dataset import MultiTaskDataset, as_multitask
 from .encoding import ENCODINGS, Encoding
 from .files import DataError
 from .folder import MultiTaskFolder
@@ -25,6 +26,9 @@ __all__ = [
     "PASCALContext",
     "SurfaceNormals",
     "SyntheticRooms",
+    "TaskSummary",
+    "as_multitask",
     "collate",
+    "summary",
     "transforms",
 ]

@@ -166,8 +166,9 @@ class PhotometricDistortion(v2.Transform):  # type: ignore[misc]
     """The photometric distortion of the published recipes, on images of uint8.
 
     Each with a probability of one half: brightness plus a number, contrast times a number (before or after the next
-    two), saturation (HSV) times a number, hue turned. Unlike torchvision's `RandomPhotometricDistort`, brightness is
-    added, contrast multiplies the image itself, and channels are not permuted.
+    two), saturation (HSV) times a number, hue turned; the last two of images with colour. Of more than three channels
+    the first three are colour, and the others are left as they are. Unlike torchvision's `RandomPhotometricDistort`,
+    brightness is added, contrast multiplies the image itself, and channels are not permuted.
 
     Args:
         brightness: Largest number of the 255 levels to add or subtract.
@@ -200,17 +201,19 @@ class PhotometricDistortion(v2.Transform):  # type: ignore[misc]
         """Distort the image."""
         if inpt.dtype != torch.uint8:
             raise ValueError(f"Expected an image of uint8, got {inpt.dtype}; distort before converting to float")
-        image = inpt.as_subclass(Tensor).float()
+        whole = inpt.as_subclass(Tensor).float()
+        image = whole[:3] if len(whole) > 3 else whole
         if params["brightness"] is not None:
             image = (image + params["brightness"]).clamp_(0, 255)
         if params["contrast"] is not None and params["contrast_first"]:
             image = (image * params["contrast"]).clamp_(0, 255)
-        if params["saturation"] is not None:
+        if params["saturation"] is not None and len(image) == 3:
             image = _saturate(image, params["saturation"])
-        if params["hue"] is not None:
+        if params["hue"] is not None and len(image) == 3:
             image = F.adjust_hue_image(image / 255, params["hue"]) * 255
         if params["contrast"] is not None and not params["contrast_first"]:
             image = (image * params["contrast"]).clamp_(0, 255)
+        image = torch.cat([image, whole[3:]]) if len(whole) > 3 else image
         return tv_tensors.wrap(image.round_().to(torch.uint8), like=inpt)  # type: ignore[no-any-return]
 
 

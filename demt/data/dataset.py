@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
-from torch.utils.data import Dataset
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Subset
 from torchvision import tv_tensors
 
 from demt.data.batch import Sample, collate
-from demt.data.files import DataError, read_rgb
+from demt.data.files import DataError, orientation
+from demt.data.images import read_pixels
 from demt.data.tv_tensors import Label
 from demt.tasks import Task
 
@@ -23,9 +26,9 @@ Transform = Callable[[Sample], Sample]
 class MultiTaskDataset(Dataset[Sample]):
     """Base of the data sets: subclasses say in `read` what a sample is.
 
-    A sample is a dictionary: ``"image"``, an `Image` (3, H, W) of uint8; a label map of each task that the sample has
-    labels for (`demt.data.tv_tensors`), under the task's name; ``"id"``. Files are opened when a sample is asked for,
-    never written.
+    A sample is a dictionary: ``"image"``, an `Image` (C, H, W) of uint8, C being 3 unless the set says otherwise; a
+    label map of each task that the sample has labels for (`demt.data.tv_tensors`), under the task's name; ``"id"``.
+    Files are opened when a sample is asked for, never written.
 
     Args:
         ids: Name of each sample.
@@ -67,6 +70,10 @@ class MultiTaskDataset(Dataset[Sample]):
         """The sample at `index`, before the transform. Raises `DataError`."""
         raise NotImplementedError
 
+    def labels_of(self, index: int) -> list[str]:
+        """The tasks that the sample at `index` should have labels of; nothing is opened."""
+        return list(self.tasks)
+
     def collate(self, samples: Sequence[Sample]) -> Sample:
         """`demt.data.collate` with the tasks of this set: give it to ``DataLoader(collate_fn=...)``."""
         return collate(samples, self.tasks)
@@ -105,37 +112,80 @@ class MultiTaskDataset(Dataset[Sample]):
 class FileDataset(MultiTaskDataset):
     """Base of the data sets that lie on disk: subclasses say in `files` and `read_label` where and what labels are."""
 
+    #: Channels of the images: see `demt.data.images.read_pixels`.
+    in_chans = 3
+
     def files(self, index: int) -> dict[str, Path]:
         """The files of the sample at `index`, there or not: ``"image"``, and one of each task that it has labels of."""
         raise NotImplementedError
+
+    def read_image(self, index: int) -> NDArray[np.uint8]:
+        """The image (H, W, C) of the sample at `index`. Raises `DataError`."""
+        return read_pixels(self.files(index)["image"], self.in_chans)
 
     def read_label(self, index: int, task: str) -> Label:
         """The label map (C, H, W) of one task, before the transform. Raises `DataError`."""
         raise NotImplementedError
 
+    def labels_of(self, index: int) -> list[str]:
+        """The tasks of which the sample at `index` has a file; nothing is opened."""
+        return [task for task, path in self.files(index).items() if task != "image" and path.exists()]
+
     def read(self, index: int) -> Sample:
         """The sample at `index`, before the transform. Raises `DataError`."""
         files = self.files(index)
-        labels = ((task, self.read_label(index, task), path) for task, path in files.items() if task != "image")
-        return read_sample(files["image"], labels, self.ids[index])
+        pixels = torch.from_numpy(self.read_image(index)).permute(2, 0, 1).contiguous()
+        sample: Sample = {"image": tv_tensors.Image(pixels)}
+        for task, path in files.items():
+            if task != "image":
+                sample[task] = self.read_label(index, task)
+                if sample[task].shape[-2:] != pixels.shape[-2:]:
+                    raise DataError(other_size(path, sample[task].shape[-2:], files["image"], pixels.shape[-2:]))
+        return {**sample, "id": self.ids[index]}
 
 
-def read_sample(image: Path, labels: Iterable[tuple[str, Label, Path]], id: str) -> Sample:
-    """A sample of an image file and labels with the files they come from.
+class MultiTaskSubset(MultiTaskDataset):
+    """A part of a data set, with all that training asks of one: what `as_multitask` makes of a ``Subset``.
+
+    Args:
+        dataset: The data set; its transform and `on_error` hold here, too.
+        indices: Numbers of its samples.
+    """
+
+    def __init__(self, dataset: MultiTaskDataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, [int(index) for index in indices]
+        ids = [dataset.ids[index] for index in self.indices]
+        super().__init__(ids, dataset.tasks, transform=dataset.transform, on_error=dataset.on_error)
+
+    def read(self, index: int) -> Sample:
+        """The sample at `index`, before the transform. Raises `DataError`."""
+        return self.dataset.read(self.indices[index])
+
+    def labels_of(self, index: int) -> list[str]:
+        """See `MultiTaskDataset.labels_of`."""
+        return self.dataset.labels_of(self.indices[index])
+
+
+def as_multitask(dataset: Dataset[Any]) -> MultiTaskDataset:
+    """A `MultiTaskDataset` as it is, and a ``torch.utils.data.Subset`` of one (as ``random_split`` gives) as one.
 
     Raises:
-        DataError: naming the file that cannot be read, or both files where sizes differ.
+        ValueError: for any other data set.
     """
-    pixels = torch.from_numpy(read_rgb(image)).permute(2, 0, 1).contiguous()
-    sample: Sample = {"image": tv_tensors.Image(pixels)}
-    for task, label, path in labels:
-        if label.shape[-2:] != pixels.shape[-2:]:
-            raise DataError(
-                f"{str(path)!r} is {_size(label)} (height x width), but its image {str(image)!r} is {_size(pixels)}"
-            )
-        sample[task] = label
-    return {**sample, "id": id}
+    if isinstance(dataset, MultiTaskDataset):
+        return dataset
+    if isinstance(dataset, Subset):
+        return MultiTaskSubset(as_multitask(dataset.dataset), dataset.indices)
+    raise ValueError(
+        f"Expected a demt.data.MultiTaskDataset, or a torch.utils.data.Subset of one, got {type(dataset).__name__}"
+    )
 
 
-def _size(values: Any) -> str:
-    return f"{values.shape[-2]} x {values.shape[-1]}"
+def other_size(path: Path, size: Sequence[int], image: Path, expected: Sequence[int]) -> str:
+    """What to say of a label that is not as large as its image."""
+    turned = orientation(image) > 4 or orientation(path) > 4
+    hint = "; one of them is turned by its EXIF orientation tag, the other is not" if turned else ""
+    return (
+        f"{str(path)!r} is {size[0]} x {size[1]} (height x width), but its image {str(image)!r} is "
+        f"{expected[0]} x {expected[1]}{hint}"
+    )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from demt.data.files import DataError
+from demt.data.files import DataError, read_array
 from demt.data.tv_tensors import IGNORE, Boundary, Depth, Disparity, Label, SurfaceNormals
 from demt.tasks import Task, is_class_map
 
@@ -44,8 +44,9 @@ class Encoding:
         divisor: See above.
         offset: See above.
         invalid: Stored values without a label; NaN is one if listed. In maps of several channels a pixel has no label
-            when all its channels hold the value. 255 in class maps (unless there is a `threshold`) and zero vectors in
-            maps of normals always mean it.
+            when all its channels hold the value. What always means it: 255 in class maps (unless there is a
+            `threshold`); depth and disparity of 0; in maps of normals, zero vectors, all of whose components are below
+            1/128, as 127 and 128 of 8 bits are, and (-1, -1, -1), which is black.
         ids: Of class maps: class id of each stored value, in place of divisor and offset. Values it leaves out are
             errors unless they are `invalid`.
         colors: Of class maps saved as RGB: class id of each colour, 255 for colours without a label.
@@ -90,6 +91,17 @@ class Encoding:
             return "boundary"
         return "depth" if task.metric == "depth" else "values"
 
+    def read(self, path: Path, task: Task) -> Label:
+        """The label map (C, H, W) of a task that a file holds.
+
+        Raises:
+            DataError: naming the file, if it cannot be read or holds what is no label of the task.
+        """
+        # An index of a palette is a class id, but no grey value.
+        ids = is_class_map(task) and self.threshold is None
+        stored = read_array(path, key=self.key, bits=self.bits, indices=ids and self.colors is None, lossless=ids)
+        return self.decode(stored, task, path)
+
     def decode(self, stored: NDArray[Any], task: Task, path: Path) -> Label:
         """The label map (C, H, W) that a file's numbers (H, W) or (H, W, C) stand for.
 
@@ -101,6 +113,11 @@ class Encoding:
             stored = self._ids_of_colors(stored, path)
         channels = 1 if is_class_map(task) else task.channels
         shape = "(H, W)" if channels == 1 else f"(H, W, {channels})"
+        if self.threshold is not None and self.threshold > 1 and stored.max() == 1:
+            raise DataError(
+                f"{str(path)!r} holds 0 and 1, of which none is above the threshold of {self.threshold:g} for "
+                f"{task.name!r}; declare the encoding 'classes'"
+            )
         if (stored.shape[2] if stored.ndim == 3 else 1) != channels:
             hint = "; declare the `colors` of its classes" if is_class_map(task) and stored.shape[2:] == (3,) else ""
             raise DataError(f"{str(path)!r}: expected labels {shape} of task {task.name!r}, got {stored.shape}{hint}")
@@ -159,17 +176,24 @@ class Encoding:
         for value in self.invalid:
             same = np.isnan(stored) if math.isnan(value) else stored == value
             void |= same if same.ndim == 2 else _over_channels(np.logical_and, same)
+        if kind in ("depth", "disparity"):
+            void |= (values == 0).reshape(*void.shape, -1).all(2)
         if kind == "normals":
-            void |= _over_channels(np.logical_and, values == 0) | _over_channels(np.logical_or, values == IGNORE)
+            # 8 bits cannot hold 0: 127 and 128 are less than 1/128 from it. Black, (-1, -1, -1), has no unit length.
+            void |= _over_channels(np.logical_and, np.abs(values) < 1 / 128)
+            void |= _over_channels(np.logical_and, values == -1)
+            void |= _over_channels(np.logical_or, values == IGNORE)
             values = values * np.array(self.signs, np.float32) if self.signs != (1, 1, 1) else values
         values[void] = 0
         low, high = LIMITS.get(kind, (-FINITE, FINITE))
         if not (low <= values.min() and values.max() <= high):
             wrong = ~((values >= low) & (values <= high)) & (values != IGNORE)
             if wrong.any():
+                value = stored[wrong][0]
                 raise DataError(
                     f"{str(path)!r}: label {values[wrong][0]:g} of task {task.name!r} found; expected finite values in "
-                    f"[{low:g}, {high:g}], or {IGNORE} where there is none. Stored values are read as {self}"
+                    f"[{low:g}, {high:g}], or {IGNORE} where there is none. Stored values are read as {self}; if "
+                    f"{value:g} marks pixels without a label, declare Encoding(invalid=({value:g},), ...)"
                 )
         values[void] = IGNORE
         return values

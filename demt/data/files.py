@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import io
+import math
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from demt.data.images import read_image
-
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *((".avif",) if features.check("avif") else ()))
 ARRAYS = (".npy", ".npz", ".mat")
+#: What pictures may be inside, whatever their names say: Pillow would start Ghostscript for others.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "AVIF")
+#: The largest pictures and files that are read; larger ones are refused before memory is spent.
+MAX_PIXELS, MAX_BYTES = 2**27, 2**31
+
+_ORIENTATION = 0x0112
 
 
 class DataError(ValueError):
@@ -28,9 +35,16 @@ class MissingFileError(DataError, FileNotFoundError):
         return str(self.args[0])
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a path, relative to a data set, is no file of it: hidden, or one of macOS's companions ``._name``."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
 def read_bytes(path: Path) -> bytes:
     """Contents of a file. Raises `DataError`."""
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise DataError(f"{str(path)!r} has {size} bytes; files of at most {MAX_BYTES} are read")
         return path.read_bytes()
     except FileNotFoundError:
         raise MissingFileError(f"No file {str(path)!r}") from None
@@ -38,59 +52,106 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{str(path)!r} cannot be read: {error}") from error
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """An image as (H, W, 3) uint8: turned upright (EXIF), grey repeated, transparency over white.
-
-    Arrays (.npy) are (H, W, 3), uint8 or floating in [0, 1]; those are rounded to 8 bits.
+def open_picture(path: Path) -> Image.Image:
+    """A picture, decoded and turned upright (EXIF): the one place where image files are opened.
 
     Raises:
-        DataError: naming the file.
+        DataError: naming the file, if it is missing, damaged, of none of `FORMATS`, or of more than `MAX_PIXELS`.
     """
-    if path.suffix == ".npy":
-        return _rgb_of_array(read_array(path), path)
-    image = _open(path)
-    # Everything but the usual case takes the road of `predict`, so that training and prediction see the same.
-    if image.mode == "RGB" and not image.getexif().get(0x0112, 1) > 1 and "transparency" not in image.info:
-        return np.array(image)
     try:
-        return (read_image(image) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    except ValueError as error:
-        raise DataError(f"{str(path)!r}: {error}") from error
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"{str(path)!r} has {image.width} x {image.height} pixels; pictures of at most {MAX_PIXELS} pixels "
+                    "are read: cut it into tiles, or shrink it"
+                )
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return image
+    except FileNotFoundError:
+        raise MissingFileError(f"No file {str(path)!r}") from None
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(f"{str(path)!r} cannot be read as an image: it is none of {', '.join(FORMATS)}") from None
+    except Exception as error:
+        # Pillow's decoders raise about anything on damaged files.
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{str(path)!r} cannot be read as an image: {message}") from error
 
 
-def read_array(path: Path, *, key: str | None = None, bits: int | None = None) -> NDArray[Any]:
+def orientation(path: Path) -> int:
+    """The EXIF orientation of a picture, 1 to 8; 1 is upright, and what files have that say nothing."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return 1
+
+
+def read_array(
+    path: Path, *, key: str | None = None, bits: int | None = None, indices: bool = True, lossless: bool = False
+) -> NDArray[Any]:
     """Values of a label file as they are stored: (H, W) or (H, W, C).
 
+    Grey pictures of 1, 2 or 4 bits give 0 to 1, 3 or 15. An alpha channel that is opaque throughout is left out.
+
     Args:
-        path: A picture (palettes give their indices), .npy, .npz or .mat.
+        path: A picture, .npy, .npz or .mat.
         key: Variable of a .npz or .mat file; may be left out where there is only one.
         bits: Bits per channel a picture must have.
+        indices: Palettes give their indices; else their colours, as grey values where all are grey.
+        lossless: Refuse pictures that were compressed with a loss.
 
     Raises:
         DataError: naming the file.
+        ImportError: for .mat files if SciPy is missing.
     """
-    if path.suffix.lower() in PICTURES:
-        return _read_picture(path, bits)
-    if path.suffix == ".mat":
-        return _numeric(_pick(load_mat(read_bytes(path), path), key, path), path)
-    if path.suffix not in ARRAYS:
+    ending = path.suffix.lower()
+    if ending in PICTURES:
+        return _read_picture(path, bits, indices, lossless)
+    if ending not in ARRAYS:
         raise DataError(f"{str(path)!r}: expected one of the endings {PICTURES + ARRAYS}, got {path.suffix!r}")
+    contents = read_bytes(path)
+    if ending == ".mat":
+        return _numeric(_pick(load_mat(contents, path), key, path), path)
     try:
-        loaded = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
-        loaded = _pick(dict(loaded), key, path) if path.suffix == ".npz" else loaded
+        return _numeric(_load_npy(contents) if ending == ".npy" else _load_npz(contents, key, path), path)
     except DataError:
         raise
     except Exception as error:
         # NumPy and zipfile raise many kinds for broken files; pickled objects are refused with ValueError.
-        raise DataError(f"{str(path)!r} cannot be read as an array: {error}") from error
-    return _numeric(loaded, path)
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{str(path)!r} cannot be read as an array: {message}") from error
+
+
+def _load_npy(contents: bytes) -> NDArray[Any]:
+    file = io.BytesIO(contents)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(np.lib.format.read_magic(file), np.lib.format.read_array_header_2_0)
+    shape, _, dtype = read_header(file)
+    # NumPy allocates what the header says before it looks how much there is.
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > len(contents) - file.tell():
+        raise ValueError(f"it is cut off: its header promises {dtype} {shape}")
+    return np.load(io.BytesIO(contents), allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def _load_npz(contents: bytes, key: str | None, path: Path) -> NDArray[Any]:
+    with zipfile.ZipFile(io.BytesIO(contents)) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        chosen = _pick(members, key, path)
+        if chosen.file_size > MAX_BYTES:
+            raise ValueError(f"it unpacks to {chosen.file_size} bytes; at most {MAX_BYTES} are read")
+        return _load_npy(archive.read(chosen))
 
 
 def load_mat(contents: bytes, path: Path) -> dict[str, Any]:
     """Variables of a MATLAB file (up to version 7) of these contents.
 
     Raises:
-        DataError: if it cannot be read; `path` is named.
+        DataError: if it cannot be read, or unpacks to more than `MAX_BYTES`; `path` is named.
         ImportError: if SciPy is missing.
     """
     try:
@@ -103,11 +164,33 @@ def load_mat(contents: bytes, path: Path) -> dict[str, Any]:
             "save it again in MATLAB with save(..., '-v7')"
         )
     try:
+        if _unpacked(contents) > MAX_BYTES:
+            raise DataError(f"{str(path)!r} unpacks to more than {MAX_BYTES} bytes, which is the most that is read")
         values: dict[str, Any] = loadmat(io.BytesIO(contents))
+    except DataError:
+        raise
     except Exception as error:
         # SciPy raises about anything on broken files.
-        raise DataError(f"{str(path)!r} cannot be read as a MATLAB file: {error or type(error).__name__}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{str(path)!r} cannot be read as a MATLAB file: {message}") from error
     return {name: value for name, value in values.items() if not name.startswith("__")}
+
+
+def _unpacked(contents: bytes) -> int:
+    """Bytes that the compressed variables of a MATLAB file unpack to, counted until there are more than `MAX_BYTES`."""
+    compressed, total, place = 15, 0, 128
+    # zlib shrinks at most 1032 times: what is small enough need not be counted.
+    if len(contents) * 1032 <= MAX_BYTES:
+        return 0
+    order = "<" if contents[126:128] == b"IM" else ">"
+    while place + 8 <= len(contents) and total <= MAX_BYTES:
+        kind, size = struct.unpack_from(f"{order}II", contents, place)
+        rest, stream = contents[place + 8 : place + 8 + size], zlib.decompressobj()
+        while kind == compressed and rest and total <= MAX_BYTES and not stream.eof:
+            total += len(stream.decompress(rest, 2**24))
+            rest = stream.unconsumed_tail
+        place += 8 + size
+    return total
 
 
 def _pick(values: dict[str, Any], key: str | None, path: Path) -> Any:
@@ -129,48 +212,50 @@ def _numeric(values: Any, path: Path) -> NDArray[Any]:
     return array
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError:
-        raise MissingFileError(f"No file {str(path)!r}") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{str(path)!r} cannot be read as an image: {error}") from error
-
-
-def _read_picture(path: Path, bits: int | None) -> NDArray[Any]:
-    image = _open(path)
+def _read_picture(path: Path, bits: int | None, indices: bool, lossless: bool) -> NDArray[Any]:
+    image = open_picture(path)
     stored = _bits(path, image)
     if bits is not None and stored != bits:
-        raise DataError(f"{str(path)!r}: expected {bits} bits per channel, got {stored}; was it saved again?")
+        hint = "; encoding 'classes' reads 0 and 1" if stored == 1 else ""
+        raise DataError(f"{str(path)!r}: expected {bits} bits per channel, got {stored}; was it saved again?{hint}")
     if stored == 16 and len(image.getbands()) > 1:
         raise DataError(f"{str(path)!r} has several channels of 16 bits, of which Pillow reads 8; save it as .npy")
+    if lossless and is_lossy(path, image):
+        raise DataError(
+            f"{str(path)!r} is a lossy {image.format}, whose compression invents classes; save class maps as PNG, or "
+            "declare the encoding 'mask' where it holds foreground and background alone"
+        )
+    if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
+        raise DataError(f"{str(path)!r} is a TIFF that stores white as 0, so its values are inverted; save it as PNG")
+    if image.mode in ("LA", "PA", "RGBA"):
+        if image.getchannel("A").getextrema()[0] != 255:  # type: ignore[comparison-overlap]
+            raise DataError(f"{str(path)!r} has transparent pixels, which no label is; save it without alpha channel")
+        image = image.convert({"LA": "L", "PA": "P", "RGBA": "RGB"}[image.mode])
     if image.mode not in ("1", "L", "P", "RGB", "F") and not image.mode.startswith("I"):
         raise DataError(f"{str(path)!r}: expected a grey, palette or RGB picture, got mode {image.mode!r}")
-    return np.array(image)
+    if image.mode == "P" and not indices:
+        colors = np.array(image.convert("RGB"))
+        return colors[:, :, 0] if (colors == colors[:, :, :1]).all() else colors
+    values = np.array(image)
+    # Pillow stretches grey of 2 and 4 bits over 0 to 255.
+    return values // np.uint8({2: 85, 4: 17}[stored]) if image.mode == "L" and stored in (2, 4) else values
+
+
+def is_lossy(path: Path, image: Image.Image) -> bool:
+    """Whether an opened picture was compressed with a loss: JPEG and AVIF, WebP and TIFF where they say so."""
+    if image.format == "WEBP":
+        # The chunk of a lossy image; extended files hold it further down, after their header.
+        return b"VP8 " in read_bytes(path)[:4096]
+    return image.format in ("JPEG", "MPO", "AVIF") or image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
 
 
 def _bits(path: Path, image: Image.Image) -> int:
-    if path.suffix.lower() == ".png":
-        # Pillow's mode does not tell: it opens RGB of 16 bits as RGB of 8.
+    # Pillow's mode does not tell: it opens RGB of 16 bits as RGB of 8.
+    if image.mode == "P":
+        return 8
+    if image.format == "PNG":
         with path.open("rb") as file:
-            header = file.read(25)
-        return header[24] if image.mode != "P" else 8
+            return file.read(25)[24]
+    if image.format == "TIFF":
+        return int(image.tag_v2.get(258, (1,))[0])  # type: ignore[attr-defined]
     return {"1": 1, "F": 32, "I": 32}.get(image.mode, 16 if image.mode.startswith("I;16") else 8)
-
-
-def _rgb_of_array(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
-    if values.ndim != 3 or values.shape[2] != 3:
-        raise DataError(f"{str(path)!r}: expected an image (H, W, 3), got {values.shape}")
-    if values.dtype == np.uint8:
-        return values
-    # One half of a level of slack: resizing may overshoot.
-    if values.dtype.kind != "f" or not (values.min() > -0.002 and values.max() < 1.002):
-        raise DataError(
-            f"{str(path)!r}: expected uint8 or floating point in [0, 1], got {values.dtype} from {values.min():.4g} to "
-            f"{values.max():.4g}"
-        )
-    rounded: NDArray[np.uint8] = (values.clip(0, 1) * 255).round().astype(np.uint8)
-    return rounded

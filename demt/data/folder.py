@@ -6,17 +6,21 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+import unicodedata
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from demt.data.dataset import FileDataset, OnError, Transform
+from demt.data.declare import parse_pairs, parse_tasks
 from demt.data.encoding import ENCODINGS, Encoding
-from demt.data.files import ARRAYS, PICTURES, DataError, MissingFileError, read_array, read_bytes
+from demt.data.files import ARRAYS, PICTURES, DataError, MissingFileError, is_hidden, read_bytes
 from demt.data.layout import read_id_list
 from demt.data.tv_tensors import Label
-from demt.tasks import Task, TaskSpec, is_class_map, resolve_tasks
+from demt.tasks import DATASETS, Task, TaskSpec, is_class_map, resolve_tasks
 
 
 class MultiTaskFolder(FileDataset):
@@ -29,10 +33,13 @@ class MultiTaskFolder(FileDataset):
 
     Args:
         root: Folder of the data.
-        tasks: As for `demt.create_model`: a mapping from task name to channels or `Task`.
+        tasks: As for `demt.create_model`: a mapping from task name to channels or `Task`; or a text as on the command
+            line, ``"semseg=5,depth"`` (see `parse_tasks`).
         encodings: How files of a task encode labels, by task: an `Encoding` or a name of
-            `demt.data.encoding.ENCODINGS`, such as ``"millimetres"``. Class ids, and arrays of metres, unit normals or
-            other values as they are, need none.
+            `demt.data.encoding.ENCODINGS`, such as ``"millimetres"``; or a text, ``"depth=millimetres"``. Class ids,
+            and arrays of metres, unit normals or other values as they are, need none.
+        in_chans: Channels of the images: 3, 1 (colour becomes grey), 4 (pictures with an alpha channel), or as many as
+            all ``.npy`` images have; see `demt.data.images.read_pixels`.
         index: Path of a ``.csv`` or ``.jsonl`` file, relative to `root` or absolute.
         ids: Which samples to take, in this order: names, or the path of a text file of names, one a line.
         images: Folder of the images, without an index.
@@ -47,17 +54,22 @@ class MultiTaskFolder(FileDataset):
     def __init__(
         self,
         root: str | PathLike[str],
-        tasks: TaskSpec,
+        tasks: TaskSpec | str,
         *,
-        encodings: Mapping[str, str | Encoding] | None = None,
+        encodings: Mapping[str, str | Encoding] | str | None = None,
+        in_chans: int = 3,
         index: str | PathLike[str] | None = None,
         ids: Sequence[str] | str | PathLike[str] | None = None,
         images: str = "images",
         transform: Transform | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        self.root = Path(root)
-        resolved = resolve_tasks(tasks)
+        if isinstance(in_chans, bool) or not isinstance(in_chans, int) or in_chans < 1:
+            raise ValueError(f"Expected `in_chans` to be a whole number >= 1, got {in_chans!r}")
+        self.root, self.in_chans = Path(root), in_chans
+        resolved = resolve_tasks(parse_tasks(tasks) if isinstance(tasks, str) and tasks not in DATASETS else tasks)
+        if isinstance(encodings, str):
+            encodings = {name: value or "" for name, value in parse_pairs("encodings", encodings).items()}
         self._encodings = {name: _encoding(task, encodings or {}) for name, task in resolved.items()}
         if unknown := sorted(set(encodings or {}) - set(resolved)):
             raise ValueError(f"`encodings` names {unknown}, but `tasks` are {list(resolved)}")
@@ -88,7 +100,16 @@ class MultiTaskFolder(FileDataset):
                     f"encodings={{{task!r}: ...}}, one of {sorted(ENCODINGS)} or an Encoding"
                 )
             encoding = Encoding(invalid=(0, math.nan) if Encoding().kind_for(self.tasks[task]) == "depth" else ())
-        return encoding.decode(read_array(path, key=encoding.key, bits=encoding.bits), self.tasks[task], path)
+            label = encoding.read(path, self.tasks[task])
+            # 255 is "no label" here and the foreground of a usual mask: a file that has no 1 does not tell which.
+            two_classes = is_class_map(self.tasks[task]) and self.tasks[task].channels == 2
+            if two_classes and label.unique().tolist() == [0, 255]:
+                raise DataError(
+                    f"{str(path)!r} holds 0 and 255 alone; declare encodings={{{task!r}: 'mask'}} if 255 is the "
+                    f"foreground, or {{{task!r}: 'classes'}} if it marks pixels without a label"
+                )
+            return label
+        return encoding.read(path, self.tasks[task])
 
 
 def _encoding(task: Task, encodings: Mapping[str, str | Encoding]) -> Encoding | None:
@@ -114,15 +135,49 @@ def _rows_of_folders(root: Path, images: str, tasks: list[str]) -> dict[str, Row
     found = by_name(root / images, (*PICTURES, ".npy"))
     rows = {name: {"image": f"{images}/{file}"} for name, file in sorted(found.items())}
     for task in tasks:
-        labels = {name: file for name, file in by_name(root / task, PICTURES + ARRAYS).items() if name in rows}
-        if not labels:
+        labels = by_name(root / task, PICTURES + ARRAYS)
+        images_of, strays = match_names(labels, rows)
+        if not images_of:
             raise DataError(
                 f"No file in {str(root / task)!r} has the name of an image in {str(root / images)!r}, e.g. "
-                f"{next(iter(rows))!r}"
+                f"{next(iter(rows))!r}; it has {next(iter(labels.values()))!r}"
             )
-        for name, file in labels.items():
-            rows[name][task] = f"{task}/{file}"
+        if strays:
+            warnings.warn(
+                f"{len(strays)} of {len(labels)} files in {str(root / task)!r} have the name of no image in "
+                f"{str(root / images)!r} and are left out, e.g. {labels[strays[0]]!r}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        for name, image in images_of.items():
+            rows[image][task] = f"{task}/{labels[name]}"
     return rows
+
+
+def match_names(labels: Iterable[str], images: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """The image that each label belongs to, and the labels that belong to none.
+
+    Names are equal, or differ in Unicode's form (macOS takes accents apart) or in capitals alone, if that leaves no
+    choice.
+    """
+    names, folded = set(images), defaultdict(list)
+    for name in names:
+        folded[_folded(name)].append(name)
+    labels = list(labels)
+    found: dict[str, str] = {name: name for name in labels if name in names}
+    taken, strays = set(found), []
+    for name in labels:
+        alike = folded[_folded(name)]
+        if name not in names and len(alike) == 1 and alike[0] not in taken:
+            found[name] = alike[0]
+            taken.add(alike[0])
+        elif name not in names:
+            strays.append(name)
+    return found, strays
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, str]:
@@ -132,7 +187,7 @@ def by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.suffix.lower() not in endings or any(part.startswith(".") for part in inside.parts):
+        if path.suffix.lower() not in endings or is_hidden(inside):
             continue
         name = inside.with_suffix("").as_posix()
         if name in found:

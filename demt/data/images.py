@@ -1,15 +1,18 @@
-"""Images from files, PIL images, arrays and tensors, as one kind of tensor."""
+"""Images from files, PIL images, arrays and tensors: for prediction as one kind of tensor, for data sets of 8 bits."""
 
 from __future__ import annotations
 
-from os import PathLike, fspath
+from os import PathLike
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from demt.data.files import DataError, open_picture, read_array
 
 ImageLike: TypeAlias = "str | PathLike[str] | Image.Image | NDArray[Any] | Tensor"
 
@@ -24,10 +27,11 @@ def read_image(image: ImageLike) -> Tensor:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is no whole image, or shape, dtype or range do not fit.
+        ValueError: if the file is no whole image of a known format, too large (`demt.data.files.MAX_PIXELS`), or shape,
+            dtype or range do not fit; it names the file.
     """
     if isinstance(image, (str, PathLike)):
-        return _read_file(fspath(image))
+        return _from_file(Path(image))
     if isinstance(image, Image.Image):
         return _from_pil(image)
     if isinstance(image, np.ndarray):
@@ -42,15 +46,58 @@ def read_image(image: ImageLike) -> Tensor:
     raise ValueError(f"Expected `image` to be a path, PIL image, array or tensor, got {type(image).__name__}")
 
 
-def _read_file(path: str) -> Tensor:
+def read_pixels(path: Path, in_chans: int = 3) -> NDArray[np.uint8]:
+    """An image file as (H, W, in_chans) uint8, with the values that `read_image` gives, rounded to 8 bits.
+
+    Pictures have three channels: grey is repeated, transparency laid over white. For one channel their mean is taken;
+    four are those of a picture with an alpha channel, as they are. Arrays (.npy) have the channels asked for, (H, W)
+    for one, as uint8 or floating point in [0, 1].
+
+    Raises:
+        DataError: naming the file.
+    """
+    if path.suffix.lower() == ".npy":
+        return _uint8_of_array(read_array(path), path, in_chans)
+    image = open_picture(path)
+    if in_chans == 4 and image.mode == "RGBA":
+        return np.array(image)
+    if in_chans not in (1, 3):
+        expected = "a picture with an alpha channel" if in_chans == 4 else "an array (.npy)"
+        raise DataError(f"{str(path)!r}: expected an image of {in_chans} channels, {expected}, got mode {image.mode!r}")
+    # Everything but the usual case takes the road of `predict`, so that training and prediction see the same.
+    if in_chans == 3 and image.mode == "RGB" and "transparency" not in image.info:
+        return np.array(image)
+    values = _named(image, path)
+    values = values.mean(0, keepdim=True) if in_chans == 1 else values
+    return (values * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def _from_file(path: Path) -> Tensor:
+    return _named(open_picture(path), path)
+
+
+def _named(image: Image.Image, path: Path) -> Tensor:
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            return _from_pil(opened)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"No image at {path!r}") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path!r} cannot be read as an image: {error}") from error
+        return _from_pil(image)
+    except Exception as error:
+        # Pillow converts on demand, and raises about anything where a profile or palette is damaged.
+        raise DataError(f"{str(path)!r} cannot be read as an image: {error}") from error
+
+
+def _uint8_of_array(values: NDArray[Any], path: Path, in_chans: int) -> NDArray[np.uint8]:
+    values = values[:, :, None] if values.ndim == 2 else values
+    if values.shape[2] != in_chans:
+        raise DataError(f"{str(path)!r}: expected an image (H, W, {in_chans}), got {values.shape}")
+    if values.dtype == np.uint8:
+        return values
+    # One half of a level of slack: resizing may overshoot.
+    if values.dtype.kind != "f" or not (values.min() > -0.002 and values.max() < 1.002):
+        raise DataError(
+            f"{str(path)!r}: expected uint8 or floating point in [0, 1], got {values.dtype} from {values.min():.4g} to "
+            f"{values.max():.4g}"
+        )
+    rounded: NDArray[np.uint8] = (values.clip(0, 1) * 255).round().astype(np.uint8)
+    return rounded
 
 
 def _from_pil(image: Image.Image) -> Tensor:

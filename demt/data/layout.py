@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from demt.data.encoding import Encoding
-from demt.data.files import DataError, MissingFileError, read_array, read_bytes
+from demt.data.files import DataError, MissingFileError, is_hidden, read_bytes
 from demt.data.tv_tensors import Label
 from demt.tasks import Task
 
@@ -80,7 +80,8 @@ class Layout:
         """Ids of the files that are there, sorted: of the images, or of another pattern of this layout."""
         start, end = (pattern or self.image).replace("{split}", split).split("{id}")
         folder = root / start
-        found = [path.relative_to(folder).as_posix()[: -len(end)] for path in folder.rglob(f"*{end}")]
+        inside = [path.relative_to(folder) for path in folder.rglob(f"*{end}")]
+        found = [path.as_posix()[: -len(end)] for path in inside if not is_hidden(path)]
         return sorted(found, key=lambda name: (len(name), name) if name.isdigit() else (0, name))
 
     def image_path(self, root: Path, split: str, id: str) -> Path:
@@ -114,11 +115,9 @@ class Layout:
         """
         file, path = self.labels[task], self.label_path(root, split, id, task)
         if file.derive is None:
-            stored = read_array(path, key=file.encoding.key, bits=file.encoding.bits)
-        else:
-            also = [root / file.also.format(split=split, id=id)] if file.also else []
-            stored = (derive or {})[file.derive](path, *also)
-        return file.encoding.decode(stored, self.tasks[task], path)
+            return file.encoding.read(path, self.tasks[task])
+        also = [root / file.also.format(split=split, id=id)] if file.also else []
+        return file.encoding.decode((derive or {})[file.derive](path, *also), self.tasks[task], path)
 
 
 def read_id_list(path: Path) -> list[str]:
@@ -129,7 +128,9 @@ def read_id_list(path: Path) -> list[str]:
         raise DataError(f"{str(path)!r} is no list of ids: {error}") from None
     if not ids:
         raise DataError(f"{str(path)!r} lists no ids")
-    if len(set(ids)) < len(ids):
-        twice = next(id for number, id in enumerate(ids) if id in ids[:number])
-        raise DataError(f"{str(path)!r} lists the id {twice!r} twice")
+    seen: set[str] = set()
+    for id in ids:
+        if id in seen:
+            raise DataError(f"{str(path)!r} lists the id {id!r} twice")
+        seen.add(id)
     return ids

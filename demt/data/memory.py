@@ -29,6 +29,10 @@ class InMemory(MultiTaskDataset):
         self.dataset = dataset
         self._kept: dict[int, Sample] = {}
 
+    def labels_of(self, index: int) -> list[str]:
+        """See `MultiTaskDataset.labels_of`."""
+        return self.dataset.labels_of(index)
+
     def read(self, index: int) -> Sample:
         """The sample at `index`, before the transform; a new dictionary of the same maps. Raises `DataError`."""
         if index not in self._kept:

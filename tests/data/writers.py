@@ -49,6 +49,7 @@ def nyud(root, layout, ids=("0001", "0002", "0003"), split="val", size=SIZE):
         depth = rng.uniform(0.5, 9, size).astype(np.float32)
         depth[:3] = 0
         colors = np.clip(smooth_image(rng, size) // 2 + 60, 0, 255).astype(np.uint8)
+        colors[:, :, 2] = 190 + colors[:, :, 2] // 3  # no direction is near zero
         normals = 2 * colors.astype(np.float32) / 255 - 1
         if layout == "atrc":
             picture(root / f"images/{id}.png", image)
@@ -102,6 +103,7 @@ def pascal(root, ids=("2008_000002", "2008_000003", "2008_000004"), split="val",
         context = np.full(size, 2, np.uint16)  # an aeroplane: normals are not valid
         context[6:, 10:] = 427  # a monitor: they are
         colors = np.clip(smooth_image(rng, size) // 2 + 60, 0, 255).astype(np.uint8)
+        colors[:, :, 2] = 190 + colors[:, :, 2] // 3
         saliency = rng.integers(0, 256, size).astype(np.uint8)
         head, hand, foot = (np.zeros(size, bool) for _ in range(3))
         head[2:6, 2:9], hand[10:12, 4:6], foot[15:18, 20:30] = True, True, True
@@ -143,14 +145,14 @@ def cityscapes(root, layout="raw", count=3, split="train", size=SIZE):
             id = f"aachen/aachen_{number:06d}_000019"
             labels = rng.integers(0, 34, size).astype(np.uint8)
             disparity = rng.integers(0, 30000, size).astype(np.uint16)
-            disparity[:2] = 0
+            disparity[:2], disparity[2] = 0, 1  # none, and a disparity of 0
             picture(root / f"leftImg8bit/{split}/{id}_leftImg8bit.png", image)
             picture(root / f"gtFine/{split}/{id}_gtFine_labelIds.png", labels)
             picture(root / f"disparity/{split}/{id}_disparity.png", disparity)
             semseg = np.full(size, 255)
             for train_id, label_id in enumerate(train_ids):
                 semseg[labels == label_id] = train_id
-            depth = ignored((disparity.astype(np.float64) - 1) / 256, disparity == 0)
+            depth = ignored((disparity.astype(np.float64) - 1) / 256, disparity <= 1)
         else:
             id, folder = str(number), {"mtan_7": "label_7", "mtan_19": "label_19", "libmtl": "label"}[layout]
             labels = rng.integers(-1, 19 if layout == "mtan_19" else 7, size).astype(np.float32)

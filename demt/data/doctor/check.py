@@ -11,8 +11,8 @@ from demt.data.dataset import FileDataset
 from demt.data.doctor.examine import Show, examine_all, problem_of
 from demt.data.doctor.recognise import find_layouts
 from demt.data.doctor.report import Problem, Report, SplitCount
-from demt.data.files import ARRAYS, PICTURES, DataError, MissingFileError
-from demt.data.folder import MultiTaskFolder, by_name
+from demt.data.files import ARRAYS, PICTURES, DataError, MissingFileError, is_hidden
+from demt.data.folder import MultiTaskFolder, by_name, match_names
 from demt.data.layout import Layout
 from demt.data.published import READERS
 from demt.data.published_layouts import get_layout
@@ -96,12 +96,14 @@ def check_folder(
     if dataset.images is not None:
         with_image = by_name(dataset.root / dataset.images, (*PICTURES, ".npy"))
         for task in dataset.tasks:
-            for name, file in by_name(dataset.root / task, PICTURES + ARRAYS).items():
-                if name not in with_image:
-                    message = f"'{task}/{file}' belongs to no image in '{dataset.images}/'"
-                    report.problems.append(
-                        Problem(kind="missing", message=message, task="image", id=name, file=f"{task}/{file}")
-                    )
+            labels = by_name(dataset.root / task, PICTURES + ARRAYS)
+            for name in match_names(labels, with_image)[1]:
+                file = f"{task}/{labels[name]}"
+                message = f"'{file}' belongs to no image in '{dataset.images}/'"
+                report.problems.append(Problem(kind="missing", message=message, task="image", id=name, file=file))
+        for folder in (dataset.images, *dataset.tasks):
+            if others := _other_endings(dataset.root / folder):
+                report.notes.append(f"Files in '{folder}/' with other endings are no samples: {', '.join(others)}")
     if bare := sum(len(dataset.files(index)) == 1 for index in range(len(dataset))):
         report.notes.append(f"{bare} of {len(dataset)} images have no label of any of the tasks")
     examine_all(report, None, sample, workers, show)
@@ -141,8 +143,16 @@ def _without_image(root: Path, split: str, layout: Layout, dataset: FileDataset)
     return list(problems.values())
 
 
+def _other_endings(folder: Path) -> list[str]:
+    """Endings of files, such as .exr, that no reader opens; what systems leave behind does not count."""
+    inside = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    known = (*PICTURES, *ARRAYS, "", ".db", ".ini", ".txt", ".json", ".md")
+    return sorted({path.suffix for path in inside if not is_hidden(path) and path.suffix.lower() not in known})
+
+
 def _in_two_splits(datasets: Mapping[str, FileDataset]) -> list[Problem]:
-    if len(datasets) < 2:
+    # Running numbers of the files of each split say nothing.
+    if len(datasets) < 2 or all(id.isdecimal() for dataset in datasets.values() for id in dataset.ids):
         return []
     (first, one), (second, other) = datasets.items()
     if not (shared := sorted(set(one.ids) & set(other.ids))):

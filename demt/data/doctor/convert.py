@@ -17,7 +17,8 @@ from PIL import Image
 
 from demt.data.doctor.check import layout_of
 from demt.data.encoding import Encoding
-from demt.data.files import DataError, MissingFileError, read_rgb
+from demt.data.files import DataError, MissingFileError
+from demt.data.images import read_pixels
 from demt.data.layout import Layout
 from demt.data.published import READERS, PublishedDataset
 from demt.data.published_layouts import get_layout
@@ -150,7 +151,7 @@ def _convert_sample(
         before = sample[name].as_subclass(torch.Tensor).numpy()
         if name == "image":
             to.write_bytes(encode_file(before.transpose(1, 2, 0), to.suffix))
-            after: NDArray[Any] = read_rgb(to).transpose(2, 0, 1)
+            after: NDArray[Any] = read_pixels(to).transpose(2, 0, 1)
         else:
             encoding, task = new.labels[name].encoding, new.tasks[name]
             to.write_bytes(encode_file(stored_values(sample[name], encoding, task, to.suffix), to.suffix, encoding.key))

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from demt.data.dataset import FileDataset
+from demt.data.dataset import FileDataset, other_size
 from demt.data.doctor.recognise import spread
 from demt.data.doctor.report import Kind, Problem, Report, Values, values_of_image, values_of_label
-from demt.data.files import DataError, MissingFileError, read_rgb
+from demt.data.files import DataError, MissingFileError
 
 Size = tuple[int, int]
 
@@ -93,8 +93,11 @@ class _Samples(Dataset[Finding]):
             if values is not None:
                 finding.values[name] = values
                 (own,) = values.sizes
-                if size not in (None, own):
-                    fault = ("size", _other_size(path, own, size, name))
+                if size is not None and own != size:
+                    message = f"{str(path)!r} is {own[0]} x {own[1]} (height x width), but the images of this layout "
+                    message += f"are {size[0]} x {size[1]}"
+                    image = dataset.files(index)["image"]
+                    fault = ("size", message if name == "image" else other_size(path, own, image, size))
             if name == "image":
                 size = None if values is None else own
             if fault is not None:
@@ -116,7 +119,7 @@ def _look(
         if not opened:
             return None, None
         if name == "image":
-            return values_of_image(read_rgb(path)), None
+            return values_of_image(dataset.read_image(index), path), None
         return values_of_label(dataset.read_label(index, name), dataset.tasks[name]), None
     except MissingFileError as error:
         return None, ("missing", str(error))
@@ -124,9 +127,3 @@ def _look(
         return None, ("missing", f"No file {str(path)!r}")
     except (DataError, ImportError, OSError) as error:
         return None, ("invalid", str(error))
-
-
-def _other_size(path: Path, own: Size, expected: Size | None, name: str) -> str:
-    assert expected is not None
-    whose = "the images of this layout are" if name == "image" else "its image is"
-    return f"{str(path)!r} is {own[0]} x {own[1]} (height x width), but {whose} {expected[0]} x {expected[1]}"

@@ -1,19 +1,26 @@
-"""Which data set lies in a folder, also when some of it is missing."""
+"""What a folder holds: a published data set, also when some of it is missing, or own data, by what its files show."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from demt.data.files import DataError
+import numpy as np
+from numpy.typing import NDArray
+
+from demt.data.files import ARRAYS, PICTURES, DataError, read_array
+from demt.data.folder import by_name, match_names
 from demt.data.layout import Layout
 from demt.data.published_layouts import LAYOUTS
+from demt.tasks import BUILTIN, Task, is_class_map
 
 T = TypeVar("T")
 
 #: Samples of each split that are looked for.
 _SAMPLES = 16
+#: Files of own tasks that are looked at, and how many different values class ids have at most.
+_FILES, _CLASSES = 8, 64
 
 
 class Fit(NamedTuple):
@@ -67,3 +74,115 @@ def spread(items: Sequence[T], count: int | None) -> list[T]:
     if count is None or count >= len(items):
         return list(items)
     return [items[k * len(items) // count] for k in range(count)]
+
+
+class Proposal(NamedTuple):
+    """What own data might be: for people to confirm, never taken for granted.
+
+    Args:
+        tasks: As `demt.data.declare.parse_tasks` reads them.
+        encodings: As `MultiTaskFolder` reads them; "" where none is needed.
+        questions: What files show that no encoding by name reads.
+    """
+
+    tasks: str
+    encodings: str
+    questions: list[str]
+
+    def command(self, root: Path) -> str:
+        """The command that checks the folder so."""
+        return f"demt data check {root} --tasks {self.tasks}" + (
+            f" --encodings {self.encodings}" if self.encodings else ""
+        )
+
+    def recipe(self, root: Path) -> str:
+        """The line of a recipe that trains on the folder so."""
+        encodings = f", encodings: '{self.encodings}'" if self.encodings else ""
+        return f"data: {{dataset: folder, root: {root}, tasks: '{self.tasks}'{encodings}}}"
+
+
+def propose(root: Path, images: str = "images") -> Proposal | None:
+    """Tasks and encodings that fit the folders beside the images, by their names and some of their files.
+
+    Folders with the names of built-in tasks are these; others are own tasks if they have labels of the images.
+    """
+    try:
+        pictured = by_name(root / images, (*PICTURES, ".npy"))
+    except DataError:
+        return None
+    tasks, encodings, questions = [], [], []
+    inside = {path.name for path in root.iterdir() if path.is_dir() and path.name.isidentifier()} - {images}
+    for name in [*(task for task in BUILTIN if task in inside), *sorted(inside - set(BUILTIN))]:
+        try:
+            files = by_name(root / name, PICTURES + ARRAYS)
+        except DataError:
+            continue
+        if name not in BUILTIN and not match_names(files, pictured)[0]:
+            continue
+        kind, channels, encoding, question = _judge(
+            name, [root / name / file for file in spread(list(files.values()), _FILES)]
+        )
+        if name in BUILTIN:
+            task = BUILTIN[name]
+            tasks.append(f"{name}={channels}" if task.activation == "argmax" else name)
+        else:
+            tasks.append(f"{name}={channels}:{kind}")
+        encodings += [f"{name}={encoding}"] if encoding else []
+        questions += [f"{name}: {question}"] if question else []
+    return Proposal(",".join(tasks), ",".join(encodings), questions) if tasks else None
+
+
+def _judge(name: str, paths: list[Path]) -> tuple[str, int, str | None, str | None]:
+    """Kind, channels and encoding that some files of a task suggest, and what is left to ask."""
+    seen: list[NDArray[Any]] = []
+    pictures = False
+    for path in paths:
+        try:
+            seen.append(read_array(path))
+            pictures |= path.suffix.lower() in PICTURES
+        except (DataError, ImportError):
+            continue
+    wanted = _kind_of(BUILTIN[name]) if name in BUILTIN else None
+    if not seen:
+        return wanted or "values", BUILTIN[name].channels if name in BUILTIN else 1, None, "no file can be read"
+    values = np.unique(np.concatenate([array.reshape(-1) for array in seen]))
+    first = seen[0]
+    if first.ndim == 3:
+        vectors = first.reshape(-1, first.shape[2]).astype(np.float32)
+        vectors = vectors / 127.5 - 1 if first.dtype == np.uint8 else vectors
+        unit = np.abs(np.linalg.norm(vectors, axis=1) - 1) < 0.1
+        if wanted == "normals" or (first.shape[2] == 3 and unit.mean() > 0.5 and wanted is None):
+            return "normals", 3, "rgb_normals" if pictures else None, None
+        if pictures and wanted in (None, "classes"):
+            colors = len(np.unique(first.reshape(-1, first.shape[2]), axis=0))
+            return (
+                "classes",
+                max(colors, 2),
+                None,
+                f"colours ({colors} in one file): declare Encoding(colors=...) in Python",
+            )
+        return "values", first.shape[2], "values" if pictures else None, None
+    whole = first.dtype.kind in "bui" or bool((values == np.round(values)).all())
+    if wanted == "boundary":
+        return "boundary", 1, ("values" if values.max() <= 1 else "grey") if pictures else None, None
+    if wanted == "values":
+        metres = "millimetres" if first.dtype.itemsize == 2 else "metres"
+        ask = (
+            "8 bits hold no usual depth; say what they mean by an Encoding"
+            if pictures and first.dtype == np.uint8
+            else None
+        )
+        return "values", 1, metres if pictures else None, ask
+    grey = whole and set(values.tolist()) <= {0, 255}
+    if grey and (255 in values if name != "sal" else pictures) and wanted in (None, "classes"):
+        return "classes", 2, "mask", None
+    known = values[(values != 255) & (values >= 0)]
+    if wanted == "classes" or (whole and first.dtype.itemsize == 1 and len(known) <= _CLASSES):
+        return "classes", max(int(known.max(initial=0)) + 1, 2), None, None
+    return "values", 1, ("grey" if first.dtype == np.uint8 else "values") if pictures else None, None
+
+
+def _kind_of(task: Task) -> str:
+    if is_class_map(task):
+        return "classes"
+    return {"sigmoid": "boundary", "unit": "normals"}.get(task.activation, "values")

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from demt.data.dataset import FileDataset
-from demt.data.tv_tensors import IGNORE, Label, SurfaceNormals
+from demt.data.files import orientation
+from demt.data.tv_tensors import IGNORE, Boundary, Label, SurfaceNormals
 from demt.tasks import Task, is_class_map
 
 #: Files of which it says something that all hold the same class, or that all lack a thing which most may lack.
@@ -72,6 +73,8 @@ class Values:
         high: Largest value.
         total: Sum of the values.
         off_unit: Of normals, vectors whose length is not 1.
+        soft: Of boundaries, values between 0 and 1.
+        turned: Of images, those that an EXIF orientation tag turns.
         classes: Of class maps, the number of pixels of each class.
         sizes: Number of maps of each height and width.
     """
@@ -83,6 +86,8 @@ class Values:
     high: float = float("-inf")
     total: float = 0.0
     off_unit: int = 0
+    soft: int = 0
+    turned: int = 0
     classes: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
     sizes: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
 
@@ -93,16 +98,16 @@ class Values:
 
     def add(self, other: Values) -> None:
         """Take in what another has seen."""
-        for name in ("files", "pixels", "labelled", "total", "off_unit", "classes"):
+        for name in ("files", "pixels", "labelled", "total", "off_unit", "soft", "turned", "classes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.sizes.update(other.sizes)
 
 
-def values_of_image(pixels: NDArray[np.uint8]) -> Values:
-    """Of an image (H, W, 3)."""
-    count = pixels.shape[0] * pixels.shape[1]
-    return Values(files=1, pixels=count, labelled=count, sizes=Counter([pixels.shape[:2]]))
+def values_of_image(pixels: NDArray[np.uint8], path: Path) -> Values:
+    """Of an image (H, W, C) and its file."""
+    count, turned = pixels.shape[0] * pixels.shape[1], int(orientation(path) > 1)
+    return Values(files=1, pixels=count, labelled=count, turned=turned, sizes=Counter([pixels.shape[:2]]))
 
 
 def values_of_label(label: Label, task: Task) -> Values:
@@ -120,6 +125,8 @@ def values_of_label(label: Label, task: Task) -> Values:
     if isinstance(label, SurfaceNormals):
         known = np.linalg.norm(known, axis=0, keepdims=True)
         values.off_unit = int((np.abs(known - 1) > _OFF).sum())
+    if isinstance(label, Boundary):
+        values.soft = int(((known > 0) & (known < 1)).sum())
     values.low, values.high, values.total = float(known.min()), float(known.max()), float(known.mean(0).sum())
     return values
 
@@ -155,6 +162,17 @@ class Report:
         for name, task in self.tasks.items():
             if name in self.values and (message := _implausible(task, self.values[name])):
                 self.problems.append(Problem(kind="implausible", message=message, task=name))
+            if name in self.values and (soft := self.values[name].soft):
+                share = f"{soft / self.values[name].labelled:.1%}"
+                self.notes.append(
+                    f"{name}: {share} of the labels lie between 0 and 1: losses take them as they are, evaluation "
+                    "counts those of 0.5 and above as boundaries"
+                )
+        if "image" in self.values and (turned := self.values["image"].turned):
+            self.notes.append(
+                f"{turned} images are turned by an EXIF orientation tag; their labels must be drawn on the turned "
+                "image, or carry the tag, too"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -196,7 +214,7 @@ def _implausible(task: Task, values: Values) -> str | None:
         if len(present) == 1 and values.files >= _SOME:
             name = f" ({task.classes[present[0]]})" if task.classes else ""
             return f"{task.name}: all labelled pixels {where} are class {present[0]}{name}"
-    elif task.activation == "unit" and values.off_unit > values.labelled / 2:
+    elif task.activation == "unit" and values.off_unit > values.labelled / 10:
         return (
             f"{task.name}: {values.off_unit / values.labelled:.0%} of the vectors {where} do not have length 1 "
             f"(the mean is {values.mean:.2f}); are these files of something else?"

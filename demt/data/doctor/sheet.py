@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from demt.data.dataset import FileDataset
 from demt.data.doctor.recognise import spread
-from demt.data.files import DataError, read_rgb
+from demt.data.files import DataError
 from demt.data.tv_tensors import IGNORE, Label
 from demt.tasks import Task
 from demt.viz import legend, task_picture, title
@@ -75,9 +75,9 @@ def _cell(dataset: FileDataset, split: str, index: int, name: str) -> _Cell:
         return _Cell(None, "no label")
     try:
         if name == "image":
-            return _Cell(
-                _fitted(Image.fromarray(read_rgb(path)), Image.Resampling.BOX), f"{split}: {dataset.ids[index]}"
-            )
+            pixels = dataset.read_image(index)
+            shown = Image.fromarray(pixels[:, :, :3] if pixels.shape[2] >= 3 else pixels[:, :, 0])
+            return _Cell(_fitted(shown, Image.Resampling.BOX), f"{split}: {dataset.ids[index]}")
         return _Cell(*label_picture(dataset.read_label(index, name), dataset.tasks[name]))
     except (DataError, ImportError) as error:
         return _Cell(None, str(error).replace(f"{path.parent}{os.sep}", ""), _WRONG)

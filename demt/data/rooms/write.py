@@ -41,7 +41,9 @@ def _fill(scenes: Scenes, folder: Path, dataset: str, layout: str, splits: Mappi
     for split, count in splits.items():
         ids = []
         for _ in range(count):
-            ids.append(f"{index:06d}_000019" if layout == "raw" else f"{index:06d}")
+            # MTAN's and LibMTL's code counts the files of each split, and opens 0.npy, 1.npy, ...
+            arrays = dataset == "cityscapes" and layout != "raw"
+            ids.append(str(len(ids)) if arrays else f"{index:06d}" + ("_000019" if layout == "raw" else ""))
             for name, contents in FORMATS[dataset][layout](scenes.render(index), ids[-1], split).items():
                 path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,3 +53,6 @@ def _fill(scenes: Scenes, folder: Path, dataset: str, layout: str, splits: Mappi
             path = folder / LISTS[dataset].format(split=split)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
+    if dataset == "pascal":
+        # The authors' readers keep lists of the images with people there, and stop if they cannot.
+        (folder / "ImageSets/Parts").mkdir()

@@ -15,7 +15,6 @@ from demt.data import DataError, MultiTaskFolder, SyntheticRooms
 from demt.data.doctor.check import check_folder, check_published
 from demt.data.doctor.recognise import find_layouts, spread
 from demt.data.doctor.sheet import contact_sheet, label_picture
-from demt.data.doctor.suggest import suggest
 from demt.data.published_layouts import LAYOUTS
 from demt.data.tv_tensors import Depth, Label
 from demt.tasks import DATASETS
@@ -107,7 +106,7 @@ def put(value):
 DAMAGES = {
     "missing": ("semseg", "segmentation/000000.png", lambda path: path.unlink(), "No file 'segmentation/000000.png'"),
     "truncated": ("image", "images/000001.png", lambda path: path.write_bytes(path.read_bytes()[:900]), "truncated"),
-    "no picture": ("edge", "edge/000001.png", lambda path: path.write_text("<html>"), "cannot identify"),
+    "no picture": ("edge", "edge/000001.png", lambda path: path.write_text("<html>"), "it is none of PNG, JPEG"),
     "bits": ("edge", "edge/000002.png", lambda path: rewrite(path, lambda v: v.astype(np.uint16)), "8 bits.*got 16"),
     "class": ("semseg", "segmentation/000002.png", lambda path: rewrite(path, put(41)), "stored value 41 is no class"),
     "size": ("normals", "normals/000003.png", lambda path: rewrite(path, lambda v: v[1:]), "is 37 x 52.*is 38 x 52"),
@@ -371,11 +370,31 @@ def test_what_own_data_may_be(tmp_path):
     own_data(tmp_path)
     writers.picture(tmp_path / "sal/a.png", np.zeros(writers.SIZE, np.uint8))
     writers.array(tmp_path / "edge/a.npy", np.zeros(writers.SIZE))
-    assert suggest(tmp_path) == (
-        "--tasks semseg=4,sal,normals,depth,edge --encodings sal=mask,normals=rgb_normals,depth=millimetres"
+    for name, values in {
+        "defect": np.tile(np.uint8([0, 3]), (24, 16)),
+        "mask": np.tile(np.uint8([0, 255]), (24, 16)),
+        "height": np.linspace(0, 9, 24 * 32).reshape(writers.SIZE),
+        "tilt": np.tile(np.uint8([128, 128, 255]), (*writers.SIZE, 1)),
+        "colours": np.tile(np.uint8([[[0, 0, 0], [90, 0, 0]]]), (24, 16, 1)),
+    }.items():
+        (writers.array if name == "height" else writers.picture)(
+            tmp_path / name / ("a.npy" if name == "height" else "a.png"), values
+        )
+    writers.picture(tmp_path / "figures/other.png", np.zeros(writers.SIZE, np.uint8))
+    proposal = propose(tmp_path)
+    assert proposal.tasks == (
+        "semseg=4,sal,normals,depth,edge,"
+        "colours=2:classes,defect=4:classes,height=1:values,mask=2:classes,tilt=3:normals"
     )
+    assert proposal.encodings == "sal=mask,normals=rgb_normals,depth=millimetres,mask=mask,tilt=rgb_normals"
+    assert proposal.questions == ["colours: colours (2 in one file): declare Encoding(colors=...) in Python"]
+    assert proposal.command("d") == f"demt data check d --tasks {proposal.tasks} --encodings {proposal.encodings}"
+    # What is proposed can be read.
+    data = MultiTaskFolder(tmp_path, proposal.tasks, encodings=proposal.encodings)
+    assert data.tasks["height"].metric == "rmse"
+    assert data.tasks["defect"].activation == "argmax"
     shutil.rmtree(tmp_path / "images")
-    assert suggest(tmp_path) is None
+    assert propose(tmp_path) is None
 
 
 def test_sheet(copy):

@@ -139,7 +139,7 @@ def test_what_cannot_be_converted(written, tmp_path):
         ),
         ((written / "pascal", target, "atrc"), ValueError, "has the layout 'atrc' already"),
         ((written / "atrc", target, "raw"), ValueError, "Expected `layout` of 'nyud'"),
-        ((data, target, "atrc"), DataError, r"000002\.npy' has pixels without a label, which \.png files"),
+        ((data, target, "astmt"), DataError, r"000002\.npy' has pixels without a label, which \.jpg files"),
         ((data, data / "new", "atrc"), ValueError, "outside the data set"),
         ((data / "gone", target, "atrc"), FileNotFoundError, "No folder"),
         ((written, target, "atrc"), DataError, "no known layout"),
