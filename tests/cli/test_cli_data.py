@@ -103,7 +103,7 @@ def test_own_data(tmp_path):
     ("arguments", "message"),
     [
         (["--tasks", "semseg,depth", "--encodings", "depth=metres"], "number of classes of 'semseg'"),
-        (["--tasks", "semseg=many"], "a number of classes in `tasks`.*got semseg=many"),
+        (["--tasks", "semseg=many"], "got semseg=many"),
         (["--tasks", "semseg=4,semseg=5"], "each name once"),
         (["--tasks", "depth=1", "--encodings", "depth=feet"], "Unknown encoding 'feet'"),
         (["--tasks", "depth=1", "--encodings", "depth"], "Unknown encoding ''"),

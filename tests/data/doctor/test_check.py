@@ -13,7 +13,7 @@ from scipy.io import loadmat, savemat
 
 from demt.data import DataError, MultiTaskFolder, SyntheticRooms
 from demt.data.doctor.check import check_folder, check_published
-from demt.data.doctor.recognise import find_layouts, spread
+from demt.data.doctor.recognise import find_layouts, propose, spread
 from demt.data.doctor.sheet import contact_sheet, label_picture
 from demt.data.published_layouts import LAYOUTS
 from demt.data.tv_tensors import Depth, Label
