@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 from demt.labels import (
+    check_ignore_index,
     check_shapes,
     check_summary,
     drop_images_without_foreground,
+    labelled_mask,
     resize_logits,
-    valid_mask,
     value_summary,
 )
 from demt.losses.balancing import DynamicWeightAverage, FixedWeights, UncertaintyWeights
@@ -66,7 +67,8 @@ class MultiTaskLoss(nn.Module):
             checked in any case.
 
     Raises:
-        ValueError: for an unknown loss, balancing or task name, or a negative weight.
+        ValueError: for an unknown loss, balancing or task name, a negative weight, or 255 classes and more of which one
+            is the default ignore index.
 
     Example:
         >>> criterion = MultiTaskLoss({"semseg": 4, "depth": 1})
@@ -90,6 +92,8 @@ class MultiTaskLoss(nn.Module):
         self.tasks = resolve_tasks(tasks)
         self.across_processes = across_processes
         self.validate = validate
+        for task in self.tasks.values():
+            check_ignore_index(task)
         self._functions = {name: LOSSES.get(task.loss, name) for name, task in self.tasks.items()}
         if unknown := sorted(set(weights or {}) - set(self.tasks)):
             raise ValueError(f"`weights` names unknown tasks {unknown}; tasks are {list(self.tasks)}")
@@ -130,7 +134,7 @@ class MultiTaskLoss(nn.Module):
             labelled[name] = torch.zeros((), dtype=torch.long, device=outputs[name].device)
             if name in prepared:
                 parts[name] = parts[name] + self._part(name, *prepared[name])
-                labelled[name] = valid_mask(prepared[name][1], self.tasks[name].ignore_index).sum()
+                labelled[name] = labelled_mask(self.tasks[name], prepared[name][1]).sum()
         counts = torch.stack(list(labelled.values()))
         if self.across_processes and distributed.is_available() and distributed.is_initialized():
             own, counts = counts, counts.clone()
@@ -167,7 +171,7 @@ class MultiTaskLoss(nn.Module):
         task = self.tasks[name]
         builtin = isinstance(task.loss, str) and self._functions[name].__module__.startswith("demt.")
         # Built-in losses are 0 without labels; of a user's function only those with labels are asked.
-        if not builtin and not bool(valid_mask(target, task.ignore_index).any()):
+        if not builtin and not bool(labelled_mask(task, target).any()):
             return torch.zeros((), device=logits.device)
         loss = self._functions[name](
             resize_logits(logits, target), target, ignore_index=task.ignore_index, **(task.loss_args or {})

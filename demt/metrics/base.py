@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from demt.labels import NoLabelsError
+
+
+def add_settings(metric: Metric, *settings: Any) -> None:
+    """Keep a digest of what `update` depends on as a state of a metric.
+
+    A `torchmetrics.MetricCollection` takes metrics whose states are equal after the first batch for one, and updates
+    only one of them; with another ignore index, say, they may be equal by chance.
+    """
+    digest = hashlib.sha256(repr((type(metric).__qualname__, *settings)).encode()).digest()
+    metric.add_state("settings", torch.tensor(list(digest[:8])), dist_reduce_fx="max")
 
 
 class DenseMetric(Metric):
@@ -20,15 +33,19 @@ class DenseMetric(Metric):
     Args:
         ignore_index: Label of pixels to leave out.
         validate: Check shapes and values in `update`; values make it wait for the device.
+        settings: What else `update` depends on.
     """
+
+    settings: Tensor
 
     full_state_update = False
     is_differentiable = False
 
-    def __init__(self, *, ignore_index: int = 255, validate: bool = True) -> None:
+    def __init__(self, *settings: Any, ignore_index: int = 255, validate: bool = True) -> None:
         super().__init__()
         self.ignore_index = ignore_index
         self.validate = validate
+        add_settings(self, ignore_index, *settings)
 
     def _add_sum(self, name: str, *shape: int, dtype: torch.dtype = torch.long) -> None:
         self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
@@ -68,7 +85,7 @@ class DenseMetric(Metric):
 
     def _check_not_empty(self, count: Tensor) -> None:
         if not bool(count > 0):
-            raise ValueError(
+            raise NoLabelsError(
                 f"{type(self).__name__}: no labelled pixel has been given to `update`, so there is nothing to compute"
             )
 

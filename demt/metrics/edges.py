@@ -15,7 +15,8 @@ class EdgeMetrics(WrapperMetric):
     """`BoundaryScore` on each image without its padding, as a dictionary ``odsF``, ``oisF``, ``ap``.
 
     Boundary evaluation knows no ignored pixels. So each image is cropped to the smallest box around its labelled
-    pixels, what is ignored within the box counts as no boundary, and an image without labels is left out.
+    pixels, what is ignored within the box counts as no boundary, and an image without labels is left out. Soft labels,
+    such as the mean of several annotators, are boundaries from 0.5 on.
 
     Args:
         max_distance: Largest distance at which boundary pixels match, as a share of the image's diagonal.
@@ -37,7 +38,11 @@ class EdgeMetrics(WrapperMetric):
         self.metric = BoundaryScore(max_distance=max_distance, nms=nms, gt=gt)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add probabilities (B, H, W) and edge maps (B, H, W) or (B, 1, H, W)."""
+        """Add probabilities (B, H, W) and edge maps (B, H, W) or (B, 1, H, W), in [0, 1].
+
+        Raises:
+            ValueError: for values that are not finite or outside [0, 1].
+        """
         preds, target = label_map(preds), label_map(target)
         for probability, label in zip(preds, target):
             valid = label != self.ignore_index
@@ -45,7 +50,10 @@ class EdgeMetrics(WrapperMetric):
             if not len(rows):
                 continue
             box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-            self.metric.update(probability[box][None], label.masked_fill(~valid, 0)[box][None])
+            label = label.masked_fill(~valid, 0)[box]
+            if not bool(((label >= 0) & (label <= 1)).all()):
+                raise ValueError(f"EdgeMetrics: expected labels in [0, 1], got {label.min():g} to {label.max():g}")
+            self.metric.update(probability[box][None], (label >= 0.5)[None])
 
     def compute(self) -> dict[str, float]:
         """``odsF``, ``oisF``, ``ap``, in [0, 1]."""

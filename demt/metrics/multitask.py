@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from demt.labels import (
+    NoLabelsError,
+    check_ignore_index,
     check_shapes,
     check_summary,
     drop_images_without_foreground,
+    join_summaries,
     label_map,
     resize_logits,
     value_summary,
@@ -70,10 +73,12 @@ class MultiTaskMetrics(nn.Module):
         protocol: ``"atrc"`` (DeMT, DeGMix), ``"invpt"`` or ``"mtdp"``, or a `Protocol` of your own.
         dataset: ``"nyud"`` or ``"pascal"``: settles the distance at which boundaries match. Needed for boundaries only;
             by default the data set that `tasks` names.
-        validate: Check values of labels and logits in every `update`. Shapes are checked in any case.
+        validate: Check values of labels and logits in every `update`, which waits for the device; else in `compute`.
+            Shapes are checked in any case.
 
     Raises:
-        ValueError: for an unknown metric, protocol or data set, or a boundary task without `dataset`.
+        ValueError: for an unknown metric, protocol or data set, a boundary task without `dataset`, or 255 classes and
+            more of which one is the default ignore index.
 
     Example:
         >>> metrics = MultiTaskMetrics({"semseg": 3, "depth": 1})
@@ -98,6 +103,9 @@ class MultiTaskMetrics(nn.Module):
         if self.dataset is not None and self.dataset not in DATASETS:
             self.protocol.settings(self.dataset)
         self.validate = validate
+        for task in self.tasks.values():
+            check_ignore_index(task)
+        self._unchecked: dict[str, Tensor] = {}
         self.metrics = nn.ModuleDict({name: self._build(task) for name, task in self.tasks.items()})
         self.results: dict[str, float] | None = None
 
@@ -146,41 +154,62 @@ class MultiTaskMetrics(nn.Module):
             if task.foreground_only:
                 target = drop_images_without_foreground(target, task.ignore_index)
             pairs[name] = (outputs[name], target)
-        if self.validate and pairs:
-            summaries = torch.stack([value_summary(self.tasks[name], *pair) for name, pair in pairs.items()])
-            for name, summary in zip(pairs, summaries.tolist()):
-                check_summary(self.tasks[name], summary)
+        for name, pair in pairs.items():
+            summary = value_summary(self.tasks[name], *pair)
+            before = self._unchecked.get(name, summary)
+            self._unchecked[name] = join_summaries(before, summary)
+        if self.validate:
+            self._check_values()
         for name, (logits, target) in pairs.items():
             task = self.tasks[name]
             preds = task.predict(resize_logits(logits, target))
             target = label_map(target) if is_class_map(task) or task.channels == 1 else target
-            self._metric(name).update(preds, target)
+            try:
+                self._metric(name).update(preds, target)
+            except ValueError as error:
+                raise ValueError(f"Task {name!r}: {error}") from error
+
+    def _check_values(self) -> None:
+        unchecked, self._unchecked = self._unchecked, {}
+        if unchecked:
+            for name, summary in zip(unchecked, torch.stack([*unchecked.values()]).tolist()):
+                check_summary(self.tasks[name], summary)
 
     def compute(self) -> dict[str, float]:
         """Results over all batches and processes, by ``"task/metric"``, e.g. ``"semseg/miou"``.
 
-        Shares lie in [0, 1], angles are in degrees, depth in its unit. With several processes, call it on all of them.
+        Shares lie in [0, 1], angles are in degrees, depth in its unit. A task without a single label has no results,
+        and a warning says so. With several processes, call it on all of them.
 
         Raises:
-            ValueError: if a task had no labelled pixel.
+            ValueError: if no task had a labelled pixel; without ``validate``, for labels out of range or logits that
+                were not finite.
         """
+        self._check_values()
         results: dict[str, float] = {}
+        unlabelled = []
         for name in self.tasks:
             with warnings.catch_warnings():
                 # A process may have seen no label of a task that others have seen.
                 warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
                 try:
                     value = self._metric(name).compute()
-                except ValueError as error:
-                    raise ValueError(f"Task {name!r}: {error}. Leave it out of `tasks` if it has no labels") from error
+                except NoLabelsError:
+                    unlabelled.append(name)
+                    continue
             named = value if isinstance(value, Mapping) else {self._metric_name(name): value}
             results.update({f"{name}/{key}": float(number) for key, number in named.items()})
+        if not results:
+            raise ValueError(f"No labelled pixel of the tasks {unlabelled} has been given to `update`")
+        if unlabelled:
+            warnings.warn(f"No labelled pixel of {', '.join(unlabelled)}: there are no results of that", stacklevel=2)
         self.results = results
         return dict(results)
 
     def reset(self) -> None:
         """Forget everything."""
         self.results = None
+        self._unchecked = {}
         for name in self.tasks:
             self._metric(name).reset()
 

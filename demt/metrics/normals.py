@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from demt.labels import check_length, length_error, valid_mask
 from demt.metrics.base import DenseMetric
 from demt.metrics.functional.normals import angular_errors, median_from_histogram
 
@@ -52,13 +53,16 @@ class NormalsMetrics(DenseMetric):
             target: Unit normals (B, 3, H, W).
 
         Raises:
-            ValueError: for shapes that differ, predictions that are not finite, or components outside [-1, 1].
+            ValueError: for shapes that differ, predictions that are not finite, or labels that are no unit vectors.
         """
         if preds.ndim != 4 or preds.shape[1] != 3:
             raise ValueError(f"Expected `preds` of shape (B, 3, H, W), got {tuple(preds.shape)}")
         self._check(preds, target, limits=(-1.001, 1.001))
+        if self.validate and target.numel():
+            labelled = valid_mask(target, self.ignore_index) & (target != 0).any(1)
+            check_length("NormalsMetrics", float(length_error(target, labelled)), self.ignore_index)
         angles = angular_errors(preds, target, ignore_index=self.ignore_index, dtype=self.angle_sum.dtype)
-        bins = (angles / BIN_WIDTH).long().clamp_max(len(self.histogram) - 1)
+        bins = (angles / BIN_WIDTH).long().clamp(0, len(self.histogram) - 1)
         self.histogram += torch.bincount(bins, minlength=len(self.histogram))
         self.angle_sum = self.angle_sum + angles.sum()
         self.below = self.below + torch.stack([(angles < limit).sum() for limit in LIMITS])
@@ -67,9 +71,11 @@ class NormalsMetrics(DenseMetric):
         """``mean``, ``median`` (degrees), ``below_11.25``, ``below_22.5``, ``below_30`` (shares)."""
         count = self.histogram.sum()
         self._check_not_empty(count)
-        shares = {f"below_{limit:g}": good / count for limit, good in zip(LIMITS, self.below)}
+        # An angle that is not finite, in unchecked predictions, is missing: so is all that would be made of it.
+        missing = 0 * self.angle_sum
+        shares = {f"below_{limit:g}": good / count + missing for limit, good in zip(LIMITS, self.below)}
         return {
             "mean": self.angle_sum / count,
-            "median": median_from_histogram(self.histogram, width=BIN_WIDTH),
+            "median": median_from_histogram(self.histogram, width=BIN_WIDTH) + missing,
             **shares,
         }

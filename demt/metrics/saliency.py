@@ -43,8 +43,8 @@ class MaxF(DenseMetric):
         ignore_index: int = 255,
         validate: bool = True,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
         values = [k / 20 for k in range(1, 20)] if thresholds is None else list(thresholds)
+        super().__init__(values, second_sigmoid, ignore_index=ignore_index, validate=validate)
         if not values or values != sorted(values):
             raise ValueError(f"Expected `thresholds` in ascending order, at least one, got {values}")
         if not beta_squared > 0:
@@ -63,10 +63,14 @@ class MaxF(DenseMetric):
             target: 0 or 1, (B, H, W) or (B, 1, H, W).
 
         Raises:
-            ValueError: for shapes that differ, predictions that are not finite, or labels other than 0 and 1.
+            ValueError: for shapes that differ, predictions outside [0, 1], or labels other than 0 and 1.
         """
         target = label_map(target)
         self._check(preds, target, limits=(0, 1), whole=True)
+        if self.validate and bool(((preds < 0) | (preds > 1)).any()):
+            raise ValueError(
+                f"Expected `preds` in [0, 1], got {preds.min():g} to {preds.max():g}; apply a softmax first"
+            )
         preds = preds.sigmoid() if self.second_sigmoid else preds
         thresholds = preds.new_tensor(self.thresholds)
         self.counts += threshold_counts(preds, target, thresholds=thresholds, ignore_index=self.ignore_index)

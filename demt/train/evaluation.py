@@ -66,7 +66,8 @@ def evaluate(
         Values by ``"task/metric"``.
 
     Raises:
-        ValueError: if labels or logits do not fit, or a task has no label in the data set.
+        ValueError: if labels or logits do not fit or are not finite, or no task has a label in the data set. A task
+            without labels is left out of the results.
     """
     accelerator = accelerator or make_accelerator()
     device = accelerator.device
@@ -107,5 +108,6 @@ def evaluate(
         parts = sums / pixels.clamp_min(1)
         total, _ = criterion.balancer(parts.float(), pixels > 0)
         results["loss"] = float(total)
-        results |= {f"loss/{name}": value for name, value in zip(criterion.tasks, parts.tolist())}
+        labelled = zip(criterion.tasks, parts.tolist(), pixels.tolist())
+        results |= {f"loss/{name}": value for name, value, count in labelled if count}
     return results

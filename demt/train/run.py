@@ -61,7 +61,6 @@ def make_metrics(tasks: dict[str, Task], dataset: str, protocol: str | None) -> 
         tasks,
         protocol=protocol if protocol in PROTOCOLS else "atrc",
         dataset=dataset if dataset in ("nyud", "pascal") else "pascal",
-        validate=False,
     )
 
 

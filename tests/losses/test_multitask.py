@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from demt import Task
 from demt.losses import MultiTaskLoss, cross_entropy, register_loss
+from demt.metrics import MultiTaskMetrics
 from demt.tasks import BUILTIN, DATASETS
 from tests.golden_losses import figures, tensors
 
@@ -241,3 +242,54 @@ def test_cuda_equals_cpu():
         {k: v.cuda() for k, v in outputs.items()}, {k: v.cuda() for k, v in labels.items()}
     )
     torch.testing.assert_close(device.total.cpu(), cpu.total, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [MultiTaskLoss, MultiTaskMetrics])
+def test_depth_below_zero_is_no_label(kind):
+    """-1 marks missing depth in several data sets; taken for a depth, it would be learnt."""
+    checked = kind({"depth": 1})
+    call = checked if kind is MultiTaskLoss else checked.update
+    with pytest.raises(ValueError, match="Task 'depth': label -1 found; expected labels finite and >= 0"):
+        call({"depth": torch.ones(1, 1, 4, 4)}, {"depth": torch.full((1, 4, 4), -1.0)})
+
+
+@pytest.mark.parametrize("kind", [MultiTaskLoss, MultiTaskMetrics])
+def test_normals_that_are_no_directions(kind):
+    """(128, 128, 128) of a picture decodes to almost nothing, which normalised is a direction like any other."""
+    logits, target = {"normals": torch.randn(1, 3, 4, 4)}, torch.nn.functional.normalize(torch.randn(1, 3, 4, 4), dim=1)
+    target[0, :, 0, 0], target[0, :, 1, 1] = 0, 255
+    checked = kind({"normals": 3})
+    call = checked if kind is MultiTaskLoss else checked.update
+    call(logits, {"normals": target})
+    call(logits, {"normals": torch.where(target == 255, target, target * 0.97)})
+    target[0, :, 2, 2] = 1 / 255
+    with pytest.raises(ValueError, match=r"Task 'normals': a normal's length is 0\.99 away from 1"):
+        call(logits, {"normals": target})
+
+
+def test_zero_normals_are_not_counted_as_labelled():
+    target = torch.nn.functional.normalize(torch.randn(1, 3, 4, 4), dim=1)
+    target[0, :, :2] = 0
+    criterion = MultiTaskLoss({"normals": 3})
+    assert criterion({"normals": torch.randn(1, 3, 4, 4)}, {"normals": target}).labelled["normals"] == 8
+    empty = criterion({"normals": torch.randn(1, 3, 4, 4)}, {"normals": torch.zeros(1, 3, 4, 4)})
+    assert empty.labelled["normals"] == 0
+    assert empty.total == 0
+
+
+@pytest.mark.parametrize("kind", [MultiTaskLoss, MultiTaskMetrics])
+def test_the_ignore_index_is_no_class_by_default(kind):
+    with pytest.raises(ValueError, match="Task 'words': 255 marks pixels without label and is one of its 256 classes"):
+        kind({"words": Task(name="words", channels=256, activation="argmax", loss="cross_entropy", metric="miou")})
+    words = Task(
+        name="words", channels=256, activation="argmax", loss="cross_entropy", metric="miou", ignore_index=65535
+    )
+    target = torch.tensor([[[255, 65535]]])
+    logits = torch.zeros(1, 256, 1, 2)
+    logits[0, 255] = 9.0
+    checked = kind({"words": words})
+    if kind is MultiTaskLoss:
+        assert checked({"words": logits}, {"words": target}).labelled["words"] == 1
+    else:
+        checked.update({"words": logits}, {"words": target})
+        assert checked.compute()["words/miou"] == pytest.approx(1 / 256)

@@ -75,7 +75,7 @@ def test_size_of_the_state_is_constant():
 
     few, many = filled(), filled()
     many.update(*images(12))
-    assert size(few) == size(many) == 2 * 99 + 4
+    assert size(few) == size(many) == 2 * 99 + 4 + 8
     assert many.images == 18
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from demt.metrics.base import add_settings
 from demt.metrics.boundary.inputs import BSDS_THRESHOLDS, SEISM_THRESHOLDS, as_max_distance
 from demt.metrics.boundary.nms import EdgeNms, resolve_nms
 from demt.metrics.boundary.scores import BoundaryScores, BoundaryTotals
@@ -88,6 +89,7 @@ class BoundaryScore(Metric):
         self.quantize = quantize
         self.interpolate = interpolate
         self.backend: Backend = resolve_backend(backend)
+        add_settings(self, self.thresholds, self.max_distance, self.nms, self.gt, quantize)
         for name, shape in (("matched", (len(self.thresholds),)), ("predicted", (len(self.thresholds),))):
             self.add_state(name, torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("true", torch.tensor(0), dist_reduce_fx="sum")

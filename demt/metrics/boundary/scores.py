@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from demt.labels import NoLabelsError
 from demt.metrics.boundary.inputs import as_thresholds
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class BoundaryTotals:
     def scores(self, interpolate: bool = False) -> BoundaryScores:
         """Scores of the images so far; see `boundary_scores`."""
         if not self.images:
-            raise ValueError("Expected at least one image, got none")
+            raise NoLabelsError("Expected at least one image, got none")
         precision, recall, f = precision_recall_f(self.matched, self.predicted, self.true)
         thresholds = self.thresholds
         ap = _average_precision(precision, recall)
