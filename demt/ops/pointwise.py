@@ -118,10 +118,12 @@ def by_rows(
         owner: The module whose forward this is part of.
         reuse: Maps, one a result, whose memory the results may overwrite.
     """
+    if _is_recorded():  # before sizes are compared, which a graph would hold against other sizes
+        return function(*maps)
     height, width = maps[0].shape[-2:]
     rows = max(PIXELS.get(maps[0].device.type, PIXELS_ELSEWHERE) // max(len(maps[0]) * width, 1), 1)
     watched = all_modules_are_hooked() or (owner is not None and (owner.training or _any_hooked(owner)))
-    if rows >= height or _is_recorded() or watched:
+    if rows >= height or watched:
         return function(*maps)
     results: list[Tensor] = []
     for top in range(0, height, rows):
