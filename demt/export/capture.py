@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch.fx import GraphModule
 
 from demt.models import MultiTaskModel
 from demt.ops.standard import standard_operators
+from demt.ops.torch_private import open_sizes
 
 #: Smaller sides may be one pixel at stride 32, where shapes broadcast: a graph of open sizes does not reach there.
 MIN_SIZE = 33
@@ -50,11 +50,13 @@ def capture(network: Outputs, size: tuple[int, int] | None = None) -> ExportedPr
         ImportError: if torch is too old to leave sizes open.
         ExportError: if the graph cannot be captured. Whether it holds for other sizes is for a comparison to find out.
     """
+    if "prefer_deferred_runtime_asserts_over_guards" not in inspect.signature(torch.export.export).parameters:
+        raise ImportError(f"Export needs a newer torch than {torch.__version__}: pip install -U torch")
     batch, *example = EXAMPLE
     like = next(network.model.head.parameters())
     shape = (batch, network.model.config.in_chans, *(size or example))
     images = torch.zeros(shape, dtype=like.dtype, device=like.device)
-    with torch.no_grad(), standard_operators(), _no_special_sizes():
+    with torch.no_grad(), standard_operators(), open_sizes():
         dims = {0: Dim.AUTO} if size else {0: Dim.AUTO, 2: Dim.AUTO(min=MIN_SIZE), 3: Dim.AUTO(min=MIN_SIZE)}
         try:
             program = torch.export.export(
@@ -71,16 +73,6 @@ def capture(network: Outputs, size: tuple[int, int] | None = None) -> ExportedPr
 def first_line(error: Exception) -> str:
     """Kind and first line of an error of torch's, whose messages can fill pages."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-
-
-def _no_special_sizes() -> AbstractContextManager[None]:
-    """A context in which sizes of 0 and 1 get no branch of their own, which would bind the graph to larger ones."""
-    from torch.fx.experimental import _config
-
-    known = inspect.signature(torch.export.export).parameters
-    if not hasattr(_config, "backed_size_oblivious") or "prefer_deferred_runtime_asserts_over_guards" not in known:
-        raise ImportError(f"Export needs a newer torch than {torch.__version__}: pip install -U torch")
-    return _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined, no-any-return]
 
 
 def _clean(program: ExportedProgram) -> None:

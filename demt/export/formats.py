@@ -17,6 +17,8 @@ from torch.export import ExportedProgram
 
 from demt.export.capture import ExportError, first_line
 
+_ANY_SIZE = 1 << 31
+
 Runner: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
 
 #: Name of the metadata inside a pt2 file, and its key in a package of AOTInductor.
@@ -59,11 +61,15 @@ def write(program: ExportedProgram, path: Path, format: str, metadata: Mapping[s
 
 def _write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int) -> Runner | None:
     import onnx
+    from onnxscript import optimizer
 
     names = [task["name"] for task in metadata["tasks"]]
     written: Any = torch.onnx.export(
         program, (), input_names=["images"], output_names=names, opset_version=opset, verbose=False
     )
+    # Weights of any size that are cut or turned in the graph become constants: onnxruntime quantises nothing else.
+    optimizer.fold_constants(written.model, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE)
+    optimizer.remove_unused_nodes(written.model)
     _name_sizes(written.model.graph)
     for node in written.model.graph:
         node.metadata_props.clear()

@@ -72,7 +72,12 @@ class MultiTaskModel(PretrainedModel):
 
         Raises:
             ValueError: if shape or dtype does not fit.
+            RuntimeError: within `torch.jit.trace`, which would fix the image size.
         """
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+            raise RuntimeError(
+                "torch.jit.trace would fix the image size and give wrong numbers at others: use demt.export.export"
+            )
         self._check_images(images)
         return self.head(self._levels(images), tuple(images.shape[-2:]))  # type: ignore[no-any-return]
 

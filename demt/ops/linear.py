@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+
+from demt.ops.torch_private import has_onednn_linear, is_transformed, onednn_linear
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -44,16 +45,9 @@ def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
-        and not _transformed()
+        and not is_transformed()
         and _has_avx512()
     )
-
-
-def _transformed() -> bool:
-    """Whether something is at work that knows torch's operators only: torch.func, forward mode, a counter of FLOPs."""
-    interpreter = torch._C._functorch.peek_interpreter_stack()  # type: ignore[attr-defined]
-    watched = torch._C._len_torch_dispatch_stack() > 0
-    return interpreter is not None or watched or forward_ad._current_level >= 0
 
 
 @functools.cache
@@ -61,13 +55,12 @@ def _has_avx512() -> bool:
     return (
         torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and has_onednn_linear()
     )
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(weight), bias, "none", [], "")
-    return out
+    return onednn_linear(_dense(x), _dense(weight), bias)
 
 
 def _dense(x: Tensor) -> Tensor:

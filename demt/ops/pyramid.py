@@ -7,6 +7,7 @@ at its own size, and the concatenated map (1440 channels at stride 4 for Swin-T)
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,7 @@ def project_levels(levels: Sequence[Tensor], layer: nn.Linear) -> Tensor:
     if not is_plain(layer, nn.Linear):
         return project_levels_reference(levels, layer)
     size = levels[0].shape[-2:]
-    finest, *weights = layer.weight.split([level.shape[1] for level in levels], dim=1)
+    finest, *weights = _parts(layer.weight, levels)
     total = linear(channels_last(levels[0]), finest, layer.bias)
     for level, part in zip(levels[1:], weights):
         projected = linear(channels_last(level), part)
@@ -46,11 +47,17 @@ def convolve_levels(levels: Sequence[Tensor], layer: nn.Conv2d) -> Tensor:
     height, width = levels[0].shape[-2:]
     weight, bias = layer.weight, layer.bias
     total = weight.new_zeros(()) if bias is None else bias[:, None, None]
-    for i, (level, part) in enumerate(zip(levels, weight.split([level.shape[1] for level in levels], dim=1))):
+    for i, (level, part) in enumerate(zip(levels, _parts(weight, levels))):
         # Levels of the output's size or smaller are projected before upsampling: less work, and no large map.
         convolve = _upsample_then_convolve if i < 2 else _project_then_upsample
         total = total + convolve(level, part, height, width)
     return total
+
+
+def _parts(weight: Tensor, levels: Sequence[Tensor]) -> list[Tensor]:
+    """The columns of a weight for each level: slices, as exporters make no constants of what `split` gives."""
+    ends = list(itertools.accumulate(level.shape[1] for level in levels))
+    return [weight[:, end - level.shape[1] : end] for end, level in zip(ends, levels)]
 
 
 def _upsample_then_convolve(level: Tensor, weight: Tensor, height: int, width: int) -> Tensor:

@@ -55,19 +55,16 @@ def deform_mix_standard(
     dtype = compute_dtype(x.dtype)
     groups = offset_weight.shape[0] // 2
     hidden = hidden.to(dtype)
-    # Scaling and swapping rows and columns in the convolution's weights saves three passes over the offsets. With an
-    # odd number of groups, one pair's rows come from one half of the hidden map, its columns from the other.
-    scale, first = _scale(hidden), groups % 2 == 0
-    into_grid = offset_weight.to(dtype).reshape(groups, 2, 9, 3, 3)
-    constant = offset_bias.to(dtype).reshape(groups, 2)
+    # Columns come first where a change of the weights alone makes it so. With an odd number of groups, one pair's rows
+    # come from one half of the hidden map, its columns from the other. Scaling the weights too would save a pass over
+    # the offsets, but weights that depend on the image's size cannot be quantised.
+    into_grid, constant, first = offset_weight.to(dtype), offset_bias.to(dtype), groups % 2 == 0
     if first:
-        into_grid, constant = into_grid.flip(1), constant.flip(1)
-    else:
-        scale = scale.flip(0)
-    into_grid, constant = into_grid * scale.reshape(2, 1, 1, 1), constant * scale
-    offset = F.conv2d(hidden, into_grid.flatten(0, 1), constant.flatten(), padding=1, groups=2)
+        into_grid = into_grid.reshape(groups, 2, 9, 3, 3).flip(1).flatten(0, 1)
+        constant = constant.reshape(groups, 2).flip(1).flatten()
+    offset = F.conv2d(hidden, into_grid, constant, padding=1, groups=2)
     offset = offset.reshape(batch * groups, 2, height, width)
-    sampled = _sample(x, offset if first else offset.flip(1))
+    sampled = _sample(x, (offset if first else offset.flip(1)) * _scale(offset)[:, None, None])
     return F.conv2d(sampled, weight[:, :, None, None], bias)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as _module
 
 
@@ -35,3 +39,41 @@ def saved_tensors_are_hooked() -> bool:
     if top is None:
         return torch.is_grad_enabled()
     return top(False) is not None
+
+
+def is_transformed() -> bool:
+    """Whether something is at work that knows torch's operators only: torch.func, forward mode, a counter of FLOPs.
+
+    Torch has no public way to ask. Where a name is missing, the answer is yes: torch's own function is then taken.
+    """
+    interpreter = getattr(torch._C._functorch, "peek_interpreter_stack", None)
+    depth = getattr(torch._C, "_len_torch_dispatch_stack", None)
+    level: Any = getattr(forward_ad, "_current_level", None)
+    if interpreter is None or depth is None or level is None:
+        return True
+    return interpreter() is not None or depth() > 0 or level >= 0
+
+
+def has_onednn_linear() -> bool:
+    """Whether this torch has `onednn_linear`; where the name is missing, torch's own function is taken."""
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x @ weight.mT + bias of float32 matrices by oneDNN. `torch.nn.functional.linear` leaves no choice of library."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
+
+
+def open_sizes() -> contextlib.AbstractContextManager[object]:
+    """A context in which a captured graph gets no branch of its own for sizes of 0 and 1, which would bind it to larger
+    ones. `torch.onnx.export` does the same, but there is no public switch.
+
+    Where the name is missing, the context does nothing: a graph that is bound to some sizes is refused when it is
+    compared with the model.
+    """
+    from torch.fx.experimental import _config
+
+    if not hasattr(_config, "backed_size_oblivious"):
+        return contextlib.nullcontext()
+    return _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined, no-any-return]

@@ -1,10 +1,12 @@
 """Files that compute what the model does, at any size and in a process without this package."""
 
+import copy
 import importlib.util
 import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from demt.cli import app
 from demt.export import formats as export_formats
 from demt.export.capture import Outputs, capture
 from demt.export.write import ExportError, export
+from demt.ops import deform
 from tests.conftest import deviation, needs_export
 
 TASKS = {"semseg": 5, "sal": 2, "normals": 3, "edge": 1}
@@ -69,6 +72,8 @@ def test_command_writes_onnx(model, tmp_path):
         "edge": ["batch", "height", "width"],
     }
     assert list(shapes)[1:] == list(model.tasks)
+    constants = {value.name for value in loaded.graph.initializer}
+    assert all(node.input[1] in constants for node in loaded.graph.node if node.op_type == "Conv")
     metadata = {entry.key: entry.value for entry in loaded.metadata_props}
     assert json.loads(metadata["mean"]) == list(model.pretrained_cfg.mean)
     assert json.loads(metadata["std"]) == list(model.pretrained_cfg.std)
@@ -87,6 +92,12 @@ def test_command_writes_onnx(model, tmp_path):
                 assert worse.max() < 1e-3 * logits[name].std()
             else:
                 assert deviation(found, model.tasks[name].predict(logits[name])) < 1e-3
+
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(file, tmp_path / "int8.onnx", weight_type=QuantType.QUInt8)
+    images = torch.randn(1, 3, 61, 75)
+    assert all(value.isfinite().all() for value in outputs(tmp_path / "int8.onnx", images).values())
 
 
 FRESH = """
@@ -246,6 +257,34 @@ def test_what_cannot_be_captured_is_said(model, monkeypatch):
     monkeypatch.setattr(network, "forward", lambda images: {"a": images if images.sum() > 0 else -images})
     with pytest.raises(ExportError, match="cannot capture this model; fixing height and width with `size` may help"):
         capture(network)
+
+
+@needs_export
+def test_other_threads_keep_the_fast_operators_and_their_numbers(monkeypatch):
+    network = demt.create_model("demt", tasks={"depth": 1}, depth=1, **SMALL).eval()
+    other, images = copy.deepcopy(network), torch.randn(2, 3, 64, 96)
+    threads, standard = set(), deform.deform_mix_standard
+    monkeypatch.setattr(
+        deform, "deform_mix_standard", lambda *given: threads.add(threading.get_ident()) or standard(*given)
+    )
+
+    def gradient():
+        other.zero_grad()
+        other(images)["depth"].square().mean().backward()
+        return other.head.neck.proj.weight.grad.clone()
+
+    expected = gradient()
+    captured = []
+    exporter = threading.Thread(target=lambda: captured.append(capture(Outputs(network, False))))
+    exporter.start()
+    gradients = [gradient()]
+    while exporter.is_alive():
+        gradients.append(gradient())
+    assert captured
+    assert len(gradients) > 1
+    assert threads == {exporter.ident}
+    for each in gradients:
+        torch.testing.assert_close(each, expected, rtol=1e-3, atol=1e-3 * expected.std().item())
 
 
 @pytest.mark.parametrize("format", ["onnx", "pt2", "aoti"])

@@ -278,3 +278,10 @@ def test_backbone_weights_that_cannot_be_had(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="backbone 'resnet18' cannot be loaded; `pretrained_backbone=False`"):
         demt.create_model("demt", backbone="resnet18", tasks={"depth": 1}, pretrained_backbone=True)
+
+
+def test_tracing_is_refused():
+    """A trace holds the size it was made at, and answers at others with wrong numbers."""
+    model = demt.create_model("demt_nano", tasks={"depth": 1}).eval()
+    with pytest.raises(RuntimeError, match=r"wrong numbers at others: use demt\.export"):
+        torch.jit.trace(model, torch.randn(1, 3, 64, 64), strict=False)
