@@ -260,6 +260,7 @@ def test_what_cannot_be_captured_is_said(model, monkeypatch):
 
 
 @needs_export
+@pytest.mark.slow
 def test_other_threads_keep_the_fast_operators_and_their_numbers(monkeypatch):
     network = demt.create_model("demt", tasks={"depth": 1}, depth=1, **SMALL).eval()
     other, images = copy.deepcopy(network), torch.randn(2, 3, 64, 96)
