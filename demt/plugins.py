@@ -6,9 +6,10 @@ A configuration holds names, never code. The built-in losses and metrics stand i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,6 +85,9 @@ def register_loss(name: str) -> Callable[[F], F]:
     The function is called as ``loss(logits, target, *, ignore_index, **task.loss_args)`` with logits
     (B, C, H, W) at the labels' size, and returns a scalar: the mean over valid pixels.
 
+    Raises:
+        ValueError: if another loss has that name already.
+
     Example:
         >>> from demt.plugins import LOSSES, register_loss
         >>> @register_loss("huber_doc")
@@ -101,6 +105,9 @@ def register_metric(name: str) -> Callable[[F], F]:
 
     The factory is called as ``factory(task)`` and returns a `torchmetrics.Metric` whose ``update(preds, target)``
     takes ``task.predict(logits)`` and the label map, ignored pixels included (`demt.metrics.ValidPixels` drops them).
+
+    Raises:
+        ValueError: if another metric has that name already.
 
     Example:
         >>> from torchmetrics import MeanAbsoluteError

@@ -1,62 +1,28 @@
-"""Names of models. Own registry, apart from timm's."""
+"""Names of models: the built-in ones of `demt.models.variants`, and functions of users. Apart from timm's registry."""
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
-import importlib
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from torch import nn
+from demt.models.variants import MODELS
 
-from demt.config import ModelConfig, PretrainedCfg
-from demt.tasks import Task
+if TYPE_CHECKING:
+    from demt.config import ModelConfig, PretrainedCfg
+    from demt.models import MultiTaskModel
 
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """What a name stands for: a configuration and, per tag, tasks and preprocessing. The first tag is the default."""
-
-    config: ModelConfig
-    tags: Mapping[str, PretrainedCfg]
-    tasks: Mapping[str, Mapping[str, Task]]
-
-
-_entries: dict[str, Entry] = {}
-_functions: dict[str, Callable[..., nn.Module]] = {}
-_Function = TypeVar("_Function", bound=Callable[..., nn.Module])
-
-
-def _known() -> dict[str, Entry]:
-    """All entries; the built-in ones are registered by the table of variants, which is read when first asked for."""
-    importlib.import_module("demt.models.variants")
-    return _entries
-
-
-def register_config(
-    name: str, config: ModelConfig, tags: Mapping[str, PretrainedCfg], tasks: Mapping[str, Mapping[str, Task]]
-) -> None:
-    """Register a configuration under a name, with tags (``name.tag``) that set tasks and preprocessing.
-
-    Raises:
-        ValueError: if a tag names a Hub repository without its full commit hash and the weights' sha256.
-    """
-    for tag, cfg in tags.items():
-        if cfg.hf_hub_id and not (cfg.sha256 and re.fullmatch("[0-9a-f]{40}", cfg.revision or "")):
-            raise ValueError(
-                f"{name}.{tag} has hf_hub_id={cfg.hf_hub_id!r}: expected its `revision` as a full commit hash and the "
-                f"`sha256` of its weights, got {cfg.revision!r} and {cfg.sha256!r}"
-            )
-    _entries[name] = Entry(config, dict(tags), dict(tasks))
+Function = Callable[..., "MultiTaskModel"]
+_Function = TypeVar("_Function", bound=Function)
+_functions: dict[str, Function] = {}
 
 
 def register_model(function: _Function) -> _Function:
     """Decorator, as in timm: make a function known to `create_model` under its own name.
 
-    The function is called with `create_model`'s keyword arguments (`pretrained` always among them) and returns a model.
+    The function is called with `create_model`'s keyword arguments (`pretrained` always among them) and returns a
+    `MultiTaskModel`.
 
     Raises:
         ValueError: if the name is taken by a built-in model.
@@ -70,7 +36,7 @@ def register_model(function: _Function) -> _Function:
         True
     """
     name = function.__name__
-    if name in _known():
+    if name in list_tags():
         raise ValueError(f"The name {name!r} belongs to a built-in model; rename the function")
     _functions[name] = function
     return function
@@ -84,18 +50,12 @@ def split_name(name: str) -> tuple[str, str]:
 
 def full_name(name: str) -> str:
     """The name with its tag, the default one if it has none; unchanged if unknown."""
-    arch, tag = split_name(name)
-    entry = _known().get(arch)
-    return name if tag or entry is None else f"{arch}.{next(iter(entry.tags))}"
+    return name if "." in name else next((known for known in MODELS if known.startswith(f"{name}.")), name)
 
 
 def is_model(name: str) -> bool:
     """Whether `create_model` knows the name, with or without tag."""
-    arch, tag = split_name(name)
-    if arch in _functions:
-        return not tag
-    entry = _known().get(arch)
-    return entry is not None and (not tag or tag in entry.tags)
+    return full_name(name) in MODELS or name in _functions
 
 
 def list_models(
@@ -113,10 +73,10 @@ def list_models(
         >>> demt.list_models("*_nano")
         ['degmix_nano', 'demt_nano', 'demtg_nano', 'multitask_baseline_nano']
     """
-    names = sorted([*_known(), *_functions])
+    names = sorted([*list_tags(), *_functions])
     if pretrained:
-        tagged = ((f"{arch}.{tag}", cfg) for arch, entry in _known().items() for tag, cfg in entry.tags.items())
-        names = sorted(name for name, cfg in tagged if cfg.file or cfg.hf_hub_id)
+        cfgs = {name: variant.pretrained_cfg for name, variant in MODELS.items()}
+        names = sorted(name for name, cfg in cfgs.items() if cfg.file or cfg.hf_hub_id)
     included = _patterns(filter) or ["*"]
     excluded = _patterns(exclude_filters)
     return [n for n in names if _fits(n, included) and not _fits(n, excluded)]
@@ -124,27 +84,31 @@ def list_models(
 
 def list_tags() -> dict[str, list[str]]:
     """Tags of every built-in model, the default one first, by the models' names in alphabetical order."""
-    return {name: list(entry.tags) for name, entry in sorted(_known().items())}
+    tags: dict[str, list[str]] = {}
+    for arch, tag in map(split_name, MODELS):
+        tags.setdefault(arch, []).append(tag)
+    return dict(sorted(tags.items()))
 
 
-def get_function(name: str) -> Callable[..., nn.Module] | None:
+def get_function(name: str) -> Function | None:
     """The function registered under a name, if there is one."""
     return _functions.get(name)
 
 
 def get_config(name: str) -> tuple[ModelConfig, PretrainedCfg]:
-    """Configuration and preprocessing of a name; raises `ValueError` with the nearest names for a typo."""
-    arch, tag = split_name(name)
-    entries = _known()
-    if arch not in entries:
-        close = get_close_matches(arch, [*entries, *_functions], n=3, cutoff=0.5)
-        hint = f"did you mean one of {close}? " if close else ""
-        raise ValueError(f"Unknown model {name!r}; {hint}demt.list_models() lists all")
-    entry = entries[arch]
-    if tag and tag not in entry.tags:
-        raise ValueError(f"Unknown tag {tag!r} of model {arch!r}; its tags are {sorted(entry.tags)}")
-    tag = tag or next(iter(entry.tags))
-    return entry.config.replace(tasks=entry.tasks[tag]), entry.tags[tag]
+    """Configuration and preprocessing of a built-in name, with or without tag.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest ones, or an unknown tag.
+    """
+    if (known := MODELS.get(full_name(name))) is not None:
+        return known.config, known.pretrained_cfg
+    (arch, tag), tags = split_name(name), list_tags()
+    if arch in tags:
+        raise ValueError(f"Unknown tag {tag!r} of model {arch!r}; its tags are {sorted(tags[arch])}")
+    close = get_close_matches(arch, [*tags, *_functions], n=3, cutoff=0.5)
+    hint = f"did you mean one of {close}? " if close else ""
+    raise ValueError(f"Unknown model {name!r}; {hint}demt.list_models() lists all")
 
 
 def _patterns(patterns: str | Sequence[str]) -> list[str]:

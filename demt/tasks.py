@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from demt.classes import (
     CITYSCAPES_CLASSES,
@@ -27,7 +25,24 @@ from demt.classes import (
 )
 from demt.plugins import LOSSES, METRICS
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Activation = Literal["argmax", "foreground", "sigmoid", "unit", "identity"]
+
+#: Public attributes of torch.nn.ModuleDict: a module cannot be stored in one under these names, and those that begin
+#: with an underscore. Written down, since importing torch takes seconds.
+RESERVED = frozenset(
+    """
+    T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double dump_patches
+    eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu items keys
+    load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
+    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
+    register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
+    set_submodule share_memory state_dict to to_empty train training type update values xpu zero_grad
+    """.split()
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +99,7 @@ class Task:
             object.__setattr__(self, "palette", tuple((int(r), int(g), int(b)) for r, g, b in self.palette))
         if not isinstance(self.name, str) or not self.name.isidentifier():
             raise ValueError(f"Expected `name` of a task to be a Python identifier, got {self.name!r}")
-        if hasattr(nn.ModuleDict(), self.name):
+        if self.name in RESERVED or self.name.startswith("_"):
             raise ValueError(f"The name {self.name!r} of a task is taken in torch.nn.ModuleDict; choose another")
         if isinstance(self.channels, bool) or not isinstance(self.channels, int) or self.channels < 1:
             raise ValueError(f"Expected `channels` of task {self.name!r} to be an integer >= 1, got {self.channels!r}")

@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors
-import safetensors.torch
-from torch import Tensor
 
 from demt.config import ModelConfig, PretrainedCfg
 from demt.files import write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 # Bytes that are read of a file that may be hostile; of the published models' both have less than 0.2 MB.
@@ -37,6 +39,8 @@ def write_folder(
 
 
 def _save_safetensors(tensors: dict[str, Tensor], target: str) -> None:
+    import safetensors.torch
+
     try:
         safetensors.torch.save_file(tensors, target, metadata={"format": "pt"})
     except safetensors.SafetensorError as error:
@@ -89,6 +93,9 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no whole safetensors file.
     """
+    # Names and configurations are read without torch, which takes seconds to import.
+    import safetensors.torch
+
     if not Path(path).is_file():
         raise FileNotFoundError(f"No weights at {str(path)!r}")
     try:

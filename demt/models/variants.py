@@ -1,14 +1,15 @@
-"""The table of published variants: families × backbones, and one nano model per family."""
+"""The table of published variants: families × backbones, and one nano model per family. Data only: no torch, no timm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from demt.config import ModelConfig, PretrainedCfg
 from demt.protocols import CITYSCAPES_SIZES, PROTOCOLS
-from demt.registry import register_config
 from demt.tasks import DATASETS
 
 #: What the released models of each family are made of. Plain ViTs have a neck of their own.
@@ -49,6 +50,25 @@ PACKAGED = {
     name: Path(__file__).parent / f"packaged/{name}.safetensors"
     for name in ("demt_nano.rooms", "multitask_baseline_nano.rooms")
 }
+#: Their scores on 300 rooms of 96 × 128 that had no part in training, by task, in the units of published results.
+SCORES: dict[str, dict[str, float]] = {
+    "demt_nano.rooms": {
+        "semseg": 53.2,
+        "human_parts": 40.4,
+        "sal": 67.7,
+        "normals": 14.6,
+        "depth": 0.598,
+        "edge": 55.2,
+    },
+    "multitask_baseline_nano.rooms": {
+        "semseg": 61.7,
+        "human_parts": 50.0,
+        "sal": 76.8,
+        "normals": 13.2,
+        "depth": 0.581,
+        "edge": 56.1,
+    },
+}
 
 #: Training sizes of the data sets.
 SIZES = {
@@ -59,7 +79,12 @@ SIZES = {
 
 
 def variant(family: str, backbone: str, tasks: Any) -> ModelConfig:
-    """Configuration of a published family on a published backbone (short name)."""
+    """Configuration of a published family on a published backbone (short name).
+
+    Raises:
+        KeyError: for a family or backbone that is in neither table.
+        ValueError: for tasks that `demt.tasks.resolve_tasks` does not take.
+    """
     name, arguments = BACKBONES[backbone]
     options = dict(FAMILIES[family])
     if backbone.startswith("vit"):
@@ -68,28 +93,64 @@ def variant(family: str, backbone: str, tasks: Any) -> ModelConfig:
     return ModelConfig(family=family, backbone=name, backbone_kwargs=arguments, tasks=tasks, **options)  # type: ignore[arg-type]
 
 
-def _register() -> None:
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A row of the table: what a model is made of, and how its images are prepared and where its weights are.
+
+    Raises:
+        ValueError: if it names a Hub repository without its full commit hash and the weights' sha256.
+    """
+
+    config: ModelConfig
+    pretrained_cfg: PretrainedCfg
+
+    def __post_init__(self) -> None:
+        cfg = self.pretrained_cfg
+        if cfg.hf_hub_id and not (cfg.sha256 and re.fullmatch("[0-9a-f]{40}", cfg.revision or "")):
+            raise ValueError(
+                f"Expected `revision` as a full commit hash and the `sha256` of the weights beside "
+                f"hf_hub_id={cfg.hf_hub_id!r}, got {cfg.revision!r} and {cfg.sha256!r}"
+            )
+
+
+def make_table(hub: Mapping[str, tuple[str, str, str]]) -> dict[str, Variant]:
+    """Every model by its full name, ``arch.tag``; the first tag of an arch is its default.
+
+    Args:
+        hub: Models on the Hugging Face Hub, as in `HUB`.
+
+    Raises:
+        ValueError: if an entry of `hub` is not pinned; see `Variant`.
+    """
+    table = {}
+    for arch, config, sizes in _archs():
+        for tag, size in sizes.items():
+            name = f"{arch}.{tag}"
+            repository, revision, sha256 = hub.get(name, (None, None, None))
+            cfg = PretrainedCfg(
+                tag=tag,
+                input_size=size,
+                file=str(PACKAGED[name]) if name in PACKAGED else None,
+                hf_hub_id=repository,
+                revision=revision,
+                sha256=sha256,
+            )
+            table[name] = Variant(config.replace(tasks=DATASETS[tag.partition("_")[0]]), cfg)
+    return table
+
+
+def _archs() -> Iterator[tuple[str, ModelConfig, dict[str, tuple[int, int, int]]]]:
+    """Names without tags, their configuration, and the image size of each tag, which begins with its data set."""
     for family, options in FAMILIES.items():
         for backbone in BACKBONES:
             tuning = TUNING.get(backbone, ()) if family in ("demtg", "degmix") else ()
             sizes = {**SIZES, **{f"{tag}_tuning": SIZES[tag] for tag in tuning}}
-            _register_tags(f"{family}_{backbone}", variant(family, backbone, "nyud"), sizes)
+            yield f"{family}_{backbone}", variant(family, backbone, "nyud"), sizes
         config = ModelConfig(family=family, backbone=NANO_BACKBONE, tasks="nyud", **{**options, **NANO})  # type: ignore[arg-type]
-        _register_tags(f"{family}_nano", config, {**dict.fromkeys(SIZES, (3, 192, 256)), "rooms": (3, 96, 128)})
+        yield f"{family}_nano", config, {**dict.fromkeys(SIZES, (3, 192, 256)), "rooms": (3, 96, 128)}
     for name, family, backbone, changes in SPECIAL:
-        _register_tags(name, variant(family, backbone, "nyud").replace(**changes), SIZES)
+        yield name, variant(family, backbone, "nyud").replace(**changes), SIZES
 
 
-def _register_tags(name: str, config: ModelConfig, sizes: Mapping[str, tuple[int, int, int]]) -> None:
-    """Register a configuration with a tag for each entry of `sizes`, with the tasks of the data set it begins with."""
-    tags = {}
-    for tag, size in sizes.items():
-        repository, revision, sha256 = HUB.get(f"{name}.{tag}", (None, None, None))
-        file = str(PACKAGED[f"{name}.{tag}"]) if f"{name}.{tag}" in PACKAGED else None
-        tags[tag] = PretrainedCfg(
-            tag=tag, input_size=size, file=file, hf_hub_id=repository, revision=revision, sha256=sha256
-        )
-    register_config(name, config, tags, {tag: DATASETS[tag.partition("_")[0]] for tag in tags})
-
-
-_register()
+#: Every built-in model by its full name.
+MODELS = make_table(HUB)
