@@ -39,7 +39,7 @@ def write(scenes: Scenes, root: Path, dataset: str, layout: str | None, splits: 
 def _fill(scenes: Scenes, folder: Path, dataset: str, layout: str, splits: Mapping[str, int]) -> None:
     index = 0
     for split, count in splits.items():
-        ids = []
+        ids: list[str] = []
         for _ in range(count):
             # MTAN's and LibMTL's code counts the files of each split, and opens 0.npy, 1.npy, ...
             arrays = dataset == "cityscapes" and layout != "raw"
