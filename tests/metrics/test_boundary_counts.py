@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import numpy as np
@@ -257,3 +258,39 @@ def test_no_place_for_the_cache_of_compiled_code(monkeypatch):
 
 def test_thresholds_are_the_nearest_numbers_to_hundredths():
     assert tuple(float(f"0.{k:02}") for k in range(1, 100)) == BSDS_THRESHOLDS
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_edges_that_are_not_stored_give_the_same(seed, monkeypatch):
+    from demt.metrics.boundary import matching
+
+    rng = np.random.default_rng(seed)
+    probability, target = rng.random((23, 31)), (rng.random((23, 31)) < 0.2).astype(np.uint8)
+    settings = {"max_distance": 0.1, "thresholds": [0.9, 0.5, 0.2], "backend": "numpy"}
+    stored = boundary_counts(probability, target, **settings)
+    monkeypatch.setattr(matching, "_KEPT", 0)
+    assert [each.tolist() for each in boundary_counts(probability, target, **settings)] == [
+        each.tolist() for each in stored
+    ]
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from demt.metrics.functional import boundary_counts
+target = np.zeros((1200, 1600), bool)
+target[::50] = target[:, ::50] = True
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+counts = boundary_counts(target * 1.0, target, max_distance=0.02, thresholds=[0.5], backend=sys.argv[1])
+print(counts.matched[0] > 0.99 * counts.true[0], (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the memory that Linux keeps count of")
+def test_memory_does_not_grow_with_the_tolerance():
+    """All pairs within the tolerance of 40 pixels, some 380 million, would take 1.5 GB."""
+    pytest.importorskip("numba")
+    run = subprocess.run([sys.executable, "-c", MEMORY, "numba"], capture_output=True, text=True, check=True)
+    matched, megabytes = run.stdout.split()
+    assert matched == "True"
+    assert float(megabytes) < 400

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from demt.metrics.boundary.matching import count_before, rows_of
 from demt.metrics.boundary.thin import DELETABLE, NEIGHBOURS
 
 
@@ -77,32 +78,9 @@ def _thin(image: Any, deletable: Any, neighbours: Any) -> Any:
 
 
 @_jit
-def _adjacency(truth: Any, offsets: Any) -> Any:
-    """Rows of a CSR matrix pixel -> true pixels within reach, nearest first (offsets come sorted)."""
-    height, width = truth.shape
-    rows, columns = np.nonzero(truth)
-    start = np.zeros(height * width + 1, np.int64)
-    for pass_ in range(2):
-        if pass_ == 1:
-            start[1:] = np.cumsum(start[1:])
-            columns_of_rows = np.empty(start[-1], np.int32)
-            fill = start[:-1].copy()
-        for k in range(len(offsets)):
-            for true in range(len(rows)):
-                row, column = rows[true] + offsets[k, 0], columns[true] + offsets[k, 1]
-                if 0 <= row < height and 0 <= column < width:
-                    pixel = row * width + column
-                    if pass_ == 0:
-                        start[pixel + 1] += 1
-                    else:
-                        columns_of_rows[fill[pixel]] = true
-                        fill[pixel] += 1
-    return start, columns_of_rows
-
-
-@_jit
-def _rematch(present: Any, start: Any, near: Any, mate: Any, partner: Any) -> int:
+def _rematch(present: Any, places: Any, rows: Any, reach: Any, mate: Any, partner: Any) -> int:
     """Make the matching maximum for the pixels `present`; `mate` (of trues) and `partner` (of pixels) change."""
+    height, width = places.shape[0], places.shape[1] - 1
     for true in range(len(mate)):
         if mate[true] >= 0 and not present[mate[true]]:
             partner[mate[true]] = -1
@@ -110,13 +88,29 @@ def _rematch(present: Any, start: Any, near: Any, mate: Any, partner: Any) -> in
     free = np.empty(len(present), np.int32)
     count = 0
     for pixel in range(len(present)):
-        if present[pixel] and partner[pixel] < 0 and start[pixel] < start[pixel + 1]:
-            for place in range(start[pixel], start[pixel + 1]):
-                if mate[near[place]] < 0:
-                    mate[near[place]] = pixel
-                    partner[pixel] = near[place]
-                    break
-            if partner[pixel] < 0:
+        if present[pixel] and partner[pixel] < 0:
+            row, column = divmod(pixel, width)
+            reached = False
+            for k in range(len(rows)):
+                other = row + rows[k]
+                if 0 <= other < height:
+                    first = places[other, max(column - reach[k], 0)]
+                    last = places[other, min(column + reach[k] + 1, width)]
+                    reached |= first < last
+                    # From the pixel's own column outwards: near pairs leave fewer searches for later.
+                    right = min(max(places[other, column], first), last)
+                    left = right - 1
+                    while left >= first or right < last:
+                        if right < last and mate[right] < 0:
+                            left = right
+                        if left >= first and mate[left] < 0:
+                            mate[left] = pixel
+                            partner[pixel] = left
+                            break
+                        left, right = left - 1, right + 1
+                    if partner[pixel] >= 0:
+                        break
+            if reached and partner[pixel] < 0:
                 free[count] = pixel
                 count += 1
     seen = np.zeros(len(mate), np.bool_)
@@ -127,16 +121,20 @@ def _rematch(present: Any, start: Any, near: Any, mate: Any, partner: Any) -> in
         pixel = source
         found = -1
         while found < 0:
-            for place in range(start[pixel], start[pixel + 1]):
-                true = near[place]
-                if not seen[true]:
-                    seen[true] = True
-                    reached_from[true] = pixel
-                    queue[tail] = true
-                    tail += 1
-                    if mate[true] < 0:
-                        found = true
-                        break
+            row, column = divmod(pixel, width)
+            for k in range(len(rows)):
+                other = row + rows[k]
+                if found < 0 and 0 <= other < height:
+                    first = places[other, max(column - reach[k], 0)]
+                    for true in range(first, places[other, min(column + reach[k] + 1, width)]):
+                        if not seen[true]:
+                            seen[true] = True
+                            reached_from[true] = pixel
+                            queue[tail] = true
+                            tail += 1
+                            if mate[true] < 0:
+                                found = true
+                                break
             if found >= 0 or head == tail:
                 break
             pixel = mate[queue[head]]
@@ -168,10 +166,11 @@ class Matcher:
     """Maximum matching of one image's true pixels with one predicted map after another; see `matching.Matcher`."""
 
     def __init__(self, truth: NDArray[np.bool_], offsets: NDArray[np.int64]) -> None:
-        self._start, self._near = _adjacency(truth, offsets)
+        self._places = count_before(truth)
+        self._disc = rows_of(offsets)
         self._mate = np.full(int(truth.sum()), -1, np.int32)
         self._partner = np.full(truth.size, -1, np.int32)
 
     def match(self, predicted: NDArray[np.bool_]) -> int:
         """Number of pairs in a maximum matching with the map `predicted`."""
-        return int(_rematch(predicted.ravel(), self._start, self._near, self._mate, self._partner))
+        return int(_rematch(predicted.ravel(), self._places, *self._disc, self._mate, self._partner))
