@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demt.ops.fast_linear import fast_linear
+from demt.ops.linear import fast_linear
 from demt.ops.resize import ceil_div, is_symbolic, missing, resize
 
 _Module = TypeVar("_Module", bound=nn.Module)

@@ -8,8 +8,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import safetensors
-
 from demt.config import ModelConfig, PretrainedCfg
 from demt.files import write_whole
 

@@ -1,11 +1,11 @@
 """What the layers compute, as functions written for speed, each beside a plain one in `demt.ops.reference`."""
 
 from demt.ops.attention import global_attention, linear_attention, pixel_attention
+from demt.ops.checks import float32_convolution
 from demt.ops.deform import deform_mix, deform_sample
 from demt.ops.dispatch import Path, best_path
 from demt.ops.linear import linear
 from demt.ops.pointwise import by_rows, per_pixel, stack_tasks
-from demt.ops.precision import float32_convolution
 from demt.ops.pyramid import convolve_levels, project_levels
 from demt.ops.reference import (
     attention_reference,

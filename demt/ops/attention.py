@@ -15,9 +15,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from demt.ops.checks import without_autocast
 from demt.ops.linear import linear
 from demt.ops.pointwise import channels_first, channels_last, compose, is_plain, per_pixel
-from demt.ops.precision import without_autocast
 from demt.ops.reference import attention_reference
 
 Layers: TypeAlias = Sequence[Any]

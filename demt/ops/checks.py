@@ -1,7 +1,10 @@
-"""Argument checks that the operators share. Each message names the argument, what was expected and what came."""
+"""What the operators ask of tensors: shapes, devices and types, and types under autocast."""
+
+import contextlib
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -49,3 +52,32 @@ def check_offset_dtype(x: Tensor, **others: Tensor) -> None:
         if value.dtype != x.dtype and not (x.dtype in HALF and value.dtype == torch.float32):
             allowed = f"{x.dtype} or torch.float32" if x.dtype in HALF else f"{x.dtype} as `x` is"
             raise TypeError(f"Expected `{name}` to be {allowed}, got {value.dtype}; convert one of the two")
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type coordinates and weights are computed in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The type that autocast casts to on this device now; None where it is off."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A context in which types stay as they are: autocast's setting reaches into an operator's implementation."""
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def float32_convolution(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """`layer(x)` in float32 at least, whatever autocast says: half precision cannot hold coordinates."""
+    with without_autocast(x.device):
+        dtype = compute_dtype(x.dtype)
+        if layer.weight.dtype == dtype:
+            return layer(x.to(dtype))  # type: ignore[no-any-return]
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        return F.conv2d(x.to(dtype), layer.weight.to(dtype), bias, padding=layer.padding, groups=layer.groups)

@@ -9,16 +9,23 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from demt.ops.checks import check_map, check_offset_dtype, check_same_device, check_same_dtype, check_shape
-from demt.ops.dispatch import log_fallback, triton_obstacle
+from demt.ops.checks import (
+    autocast_dtype,
+    check_map,
+    check_offset_dtype,
+    check_same_device,
+    check_same_dtype,
+    check_shape,
+    without_autocast,
+)
+from demt.ops.dispatch import log_fallback, standard_operators_are_asked, triton_obstacle
 from demt.ops.grid_sample import (
     deform_mix_backward,
     deform_mix_forward,
     deform_sample_backward,
     deform_sample_forward,
 )
-from demt.ops.precision import autocast_dtype, without_autocast
-from demt.ops.standard import deform_mix_standard, deform_sample_standard, standard_operators_are_asked
+from demt.ops.standard import deform_mix_standard, deform_sample_standard
 
 
 def deform_mix(

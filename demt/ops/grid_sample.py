@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from demt.ops.checks import compute_dtype
 from demt.ops.linear import linear
-from demt.ops.precision import compute_dtype
 
 TAPS = 81  # 9 channels of a half of the hidden map, 3x3 taps each
 

@@ -6,37 +6,12 @@ all offsets at once; unlike the reference it is fast in other runtimes.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from demt.ops.checks import compute_dtype
 from demt.ops.grid_sample import FAR
-from demt.ops.precision import compute_dtype
-
-_asked: contextvars.ContextVar[bool] = contextvars.ContextVar("demt_standard_operators", default=False)
-
-
-@contextlib.contextmanager
-def standard_operators() -> Iterator[None]:
-    """A context, of this thread alone, in which `deform_sample` and `deform_mix` are what follows.
-
-    For capturing a graph of them that needs no operator of this package.
-    """
-    token = _asked.set(True)
-    try:
-        yield
-    finally:
-        _asked.reset(token)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def standard_operators_are_asked() -> bool:
-    """Whether this is within `standard_operators`."""
-    return _asked.get()
 
 
 def deform_sample_standard(x: Tensor, offset: Tensor) -> Tensor:

@@ -15,7 +15,15 @@ import torch
 import demt
 
 ROOT = Path(demt.__file__).parent
-IMPORTS = ("demt", "demt.config", "demt.registry", "demt.released.tables", "demt.layers", "demt.data.rooms", "demt.data")
+IMPORTS = (
+    "demt",
+    "demt.config",
+    "demt.registry",
+    "demt.released.tables",
+    "demt.layers",
+    "demt.data.rooms",
+    "demt.data",
+)
 HEAVY = ("torch", "torchvision", "timm", "torchmetrics", "transformers", "huggingface_hub")
 
 
@@ -49,7 +57,9 @@ def loaded_by(name):
         f"import sys, {name}; tops = [m.partition('.')[0] for m in sys.modules]; "
         f"print(tops.count('demt'), ','.join(m for m in {HEAVY} if m in sys.modules))"
     )
-    own, heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split(" ")
+    own, heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split(
+        " "
+    )
     return int(own), heavy.strip()
 
 

@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-import demt.ops.fast_linear as module
+import demt.ops.linear as module
 from demt.backbones import create_backbone
 from demt.ops import torch_private
-from demt.ops.fast_linear import FastLinear, fast_linear
+from demt.ops.linear import FastLinear, fast_linear
 
 
 @pytest.fixture
