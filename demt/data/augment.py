@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from demt.data.batch import Sample
-from demt.data.tv_tensors import IGNORE, Depth, Disparity
+from demt.data.tv_tensors import IGNORE, Boundary, Depth, Disparity
 
 DisparityRule = Literal["multiply", "divide"]
 
@@ -68,6 +68,44 @@ class RandomScale(v2.Transform):  # type: ignore[misc]
             scaled = values * (scale if multiply else 1 / scale)
             resized = tv_tensors.wrap(torch.where(values == IGNORE, values, scaled), like=resized)
         return resized  # type: ignore[no-any-return]
+
+
+class Shrink(nn.Module):
+    """Shrink samples to a longest side, depth as it is: the camera stays where it was.
+
+    Images are antialiased, labels take the nearest pixel; a boundary is kept wherever one falls into a pixel.
+
+    Args:
+        longest: Longest side in pixels; smaller samples are left.
+    """
+
+    def __init__(self, longest: int) -> None:
+        super().__init__()
+        self.longest = longest
+
+    def forward(self, sample: Sample) -> Sample:
+        """Resize all maps of a sample."""
+        height, width = sample["image"].shape[-2:]
+        factor = self.longest / max(height, width)
+        if factor >= 1:
+            return sample
+        size = [max(round(side * factor), 1) for side in (height, width)]
+        return {name: self._resized(value, size) for name, value in sample.items()}
+
+    def _resized(self, value: Any, size: list[int]) -> Any:
+        if isinstance(value, Boundary):
+            values = value.as_subclass(Tensor)
+            # Void is 255: the maximum would spread it.
+            known = torch.where(values == IGNORE, -1, values).float()
+            largest = nn.functional.adaptive_max_pool2d(known, size).to(values.dtype)
+            void = nn.functional.adaptive_max_pool2d(known, size) < 0
+            return tv_tensors.wrap(torch.where(void, torch.full_like(largest, IGNORE), largest), like=value)
+        if isinstance(value, tv_tensors.Image):
+            return F.resize(value, size, antialias=True)
+        return F.resize(value, size) if isinstance(value, tv_tensors.TVTensor) else value
+
+    def extra_repr(self) -> str:
+        return f"longest={self.longest}"
 
 
 class RandomCrop(nn.Module):

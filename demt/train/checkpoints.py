@@ -1,38 +1,79 @@
-"""Checkpoints of a run: folders that are whole or absent, and the links `last` and `best` to two of them.
+"""Checkpoints of a run: folders that are whole or absent.
 
 ``checkpoints/step_0000100/`` holds config.json, model.safetensors and a model card, as `save_pretrained` writes them,
-of the weights that were evaluated (the average, where there is one); ``progress.json``; and ``state/``, what Accelerate
-needs to go on: trained weights, optimiser, gradient scaler, averages.
+of the weights that are evaluated (the average, where there is one); ``progress.json``; and ``state/``, what the run
+goes on from. ``last/`` and ``best/`` beside ``checkpoints/`` are folders with the model alone, so that they are models
+for every command and every copy of the run; no file system has to have symbolic links for that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from demt.config import ModelConfig
+from demt.hub.folder import CARD, CONFIG, WEIGHTS, read_config, read_safetensors
+from demt.train.state import read_state
 
 PROGRESS, STATE = "progress.json", "state"
+_NAME, _PART = re.compile(r"step_(\d{7,})"), re.compile(r"\.step_\d{7,}\.part")
+_logger = logging.getLogger("demt")
 
 
 class Checkpoints:
     """The checkpoints in a run's folder.
 
     Args:
-        run: The run's folder; checkpoints lie in its ``checkpoints``, the links beside that.
+        run: The run's folder.
+        keep: How many of the newest ones stay.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, keep: int = 2) -> None:
         self.run = run
         self.folder = run / "checkpoints"
+        self.keep = keep
+        #: Names of checkpoints that this run wrote and that are there. No others are deleted.
+        self.made: list[str] = []
+
+    def all(self) -> list[Path]:
+        """The checkpoints, those of fewer steps first."""
+        found = self.folder.iterdir() if self.folder.is_dir() else iter(())
+        steps = {path: match for path in found if path.is_dir() and (match := _NAME.fullmatch(path.name))}
+        return sorted(steps, key=lambda path: int(steps[path][1]))
 
     def newest(self) -> Path | None:
-        """The whole checkpoint of the most steps, if there is any."""
-        return max(self.folder.glob("step_*"), default=None)
+        """The checkpoint of the most steps, if there is any."""
+        return max(self.all(), key=lambda path: int(path.name[5:]), default=None)
+
+    def resume(self) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
+        """The newest whole checkpoint, its progress and its state; None where there is none at all.
+
+        Damaged ones are renamed, and a warning says so.
+
+        Raises:
+            ValueError: if all are damaged.
+        """
+        damaged: list[str] = []
+        for path in reversed(self.all()):
+            try:
+                progress = self.read_progress(path)
+                state = _read_whole(path, progress)
+            except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+                damaged.append(f"{str(path)!r}: {error}")
+                continue
+            for text, bad in zip(damaged, reversed(self.all())):
+                _logger.warning("Damaged checkpoint %s; going on from %s, it is now %s", text, path.name, _aside(bad))
+            self.made = [name for name in progress.get("made", []) if (self.folder / name).is_dir()]
+            return path, progress, state
+        if damaged:
+            raise ValueError(f"No checkpoint in {str(self.folder)!r} is whole: {'; '.join(damaged)}")
+        return None
 
     def read_progress(self, checkpoint: Path) -> dict[str, Any]:
         """What `write` was given as `progress`."""
@@ -42,7 +83,8 @@ class Checkpoints:
     def clean(self) -> None:
         """Remove what a killed run left half-written."""
         for rest in self.folder.glob(".step_*"):
-            shutil.rmtree(rest, ignore_errors=True)
+            if _PART.fullmatch(rest.name):
+                shutil.rmtree(rest, ignore_errors=True)
 
     def write(
         self,
@@ -50,79 +92,124 @@ class Checkpoints:
         fill: Callable[[Path], None],
         progress: dict[str, Any],
         *,
-        best: bool,
-        main: bool,
-        wait: Callable[[], None],
+        best: bool = False,
+        main: bool = True,
+        wait: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write a checkpoint; it appears when it is complete, and then older ones than `last` and `best` go.
+        """Write a checkpoint; it appears when it is complete, becomes `last`, and then the oldest ones go.
 
         Args:
             step: Steps done.
-            fill: Writes the files into a folder; called in every process.
+            fill: Writes the files into a folder.
             progress: JSON values to keep beside them.
-            best: Whether it becomes the best one.
-            main: Whether this is the main process.
+            best: Whether it becomes the best one, too.
+            main: Whether this is the process that writes.
             wait: Waits for all processes.
 
         Raises:
             OSError: if a file cannot be written; the older checkpoints are there as before.
         """
-        name = f"step_{step:07d}"
-        part = self.folder / f".{name}"
-        if main:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-        wait()
         try:
-            # Accelerate and torch raise RuntimeError where the disk is full.
-            try:
-                fill(part)
-            except RuntimeError as error:
-                raise OSError(
-                    f"Cannot write the checkpoint of step {step} into {str(self.folder)!r}: {error}"
-                ) from error
+            if main:
+                self._write(f"step_{step:07d}", fill, progress)
+                for name in ("last", "best") if best else ("last",):
+                    self.publish(name, step)
+                for old in self.made[: -self.keep]:
+                    shutil.rmtree(self.folder / old, ignore_errors=True)
+                self.made = self.made[-self.keep :]
+        finally:
             wait()
-            if main:
-                (part / PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
-                _flush(part)
-                if (self.folder / name).exists():
-                    shutil.rmtree(self.folder / name)
-                os.replace(part, self.folder / name)
-        except BaseException:
-            if main:
-                shutil.rmtree(part, ignore_errors=True)
-            raise
-        if main:
-            for link in ("last", "best") if best else ("last",):
-                self._link(link, name)
-            kept = {(self.run / link).resolve() for link in ("last", "best")}
-            for old in self.folder.glob("step_*"):
-                if old.resolve() not in kept:
-                    shutil.rmtree(old, ignore_errors=True)
-        wait()
 
-    def _link(self, link: str, name: str) -> None:
-        temporary = self.run / f".{link}"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(Path("checkpoints") / name, target_is_directory=True)
-        os.replace(temporary, self.run / link)
+    def _write(self, name: str, fill: Callable[[Path], None], progress: dict[str, Any]) -> None:
+        part, target = self.folder / f".{name}.part", self.folder / name
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            fill(part)
+            files = [path for path in part.rglob("*") if path.is_file() and path.name != CARD]
+            sizes = {path.relative_to(part).as_posix(): path.stat().st_size for path in files}
+            made = [*(old for old in self.made if old != name), name]
+            self._write_progress(part, {**progress, "made": made, "files": sizes})
+            _flush(part)
+            if target.exists():
+                if name in self.made:
+                    shutil.rmtree(target)
+                else:
+                    _aside(target)
+            os.replace(part, target)
+            _flush_folder(self.folder)
+            self.made = made
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+    def update(self, step: int, progress: dict[str, Any]) -> None:
+        """Replace the progress of a checkpoint, after its evaluation say."""
+        path = self.folder / f"step_{step:07d}"
+        before = self.read_progress(path)
+        self._write_progress(path, {**progress, "made": before["made"], "files": before["files"]})
+
+    def _write_progress(self, folder: Path, progress: dict[str, Any]) -> None:
+        part = folder / f".{PROGRESS}.part"
+        part.write_text(json.dumps(progress) + "\n", encoding="utf-8")
+        _flush_file(part)
+        os.replace(part, folder / PROGRESS)
+
+    def publish(self, name: str, step: int) -> None:
+        """Make the model of a checkpoint that of `last` or `best`: file by file, each replaced when it is complete."""
+        checkpoint, target = self.folder / f"step_{step:07d}", self.run / name
+        target.mkdir(exist_ok=True)
+        for file in sorted(path for path in checkpoint.iterdir() if path.is_file() and path.name != PROGRESS):
+            part = target / f".{file.name}.part"
+            part.unlink(missing_ok=True)
+            try:
+                # A second name costs no space, where the file system has such.
+                os.link(file, part)
+            except OSError:
+                shutil.copyfile(file, part)
+                _flush_file(part)
+            os.replace(part, target / file.name)
+        _flush_folder(target)
+
+
+def _read_whole(path: Path, progress: dict[str, Any]) -> dict[str, Any]:
+    """The state of a checkpoint, all of whose files have been looked at."""
+    for name, size in progress["files"].items():
+        found = (path / name).stat().st_size
+        if found != size:
+            raise ValueError(f"{name} has {found} bytes, {size} were written")
+    if (path / CONFIG).exists():
+        read_config(path / CONFIG)
+        read_safetensors(path / WEIGHTS)
+    return read_state(path / STATE)
+
+
+def _aside(path: Path) -> str:
+    """Rename a folder, to a name that no checkpoint has."""
+    names = (f"{path.name}.damaged{number or ''}" for number in range(10_000))
+    name = next(name for name in names if not (path.parent / name).exists())
+    os.replace(path, path.parent / name)
+    return name
 
 
 def _flush(folder: Path) -> None:
     """Bring files onto the disk before their folder gets its name: a power failure must not leave a hollow one."""
-    for path in [*(file for file in folder.rglob("*") if file.is_file()), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _flush_file(path)
+    _flush_folder(folder)
+
+
+def _flush_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    # Windows opens no folders, and some network drives do not flush them.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def save_weights(folder: Path, config: ModelConfig, preprocessing: Any, state: dict[str, Any]) -> None:
-    """Write weights as `save_pretrained` does, whatever wrapper they come from."""
-    from demt.models import MultiTaskModel
-
-    model = MultiTaskModel.outline(config, str(folder))
-    model.pretrained_cfg = preprocessing
-    model.load_state_dict(state, assign=True)
-    model.save_pretrained(folder)

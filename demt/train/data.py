@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, Subset
 from torchvision.transforms import v2
 
 from demt.config import PretrainedCfg
 from demt.data import InMemory, MultiTaskDataset, MultiTaskFolder, SyntheticRooms
-from demt.data.augment import PhotometricDistortion
+from demt.data.augment import PhotometricDistortion, Shrink
 from demt.data.batch import Sample
+from demt.data.files import DataError
 from demt.data.published import READERS
 from demt.data.transforms import eval_transform, train_transform
 from demt.protocols import PROTOCOLS
 from demt.train.recipe import DataPart, Recipe
+from demt.train.stopping import outlive_signals
 
 
 def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -> MultiTaskDataset:
@@ -31,30 +33,46 @@ def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -
     Args:
         data: What to open.
         split: ``"train"`` (augmented) or ``"val"``.
-        cfg: The model's preprocessing: mean and standard deviation of the images.
+        cfg: The model's preprocessing: image channels, and their mean and standard deviation.
 
     Raises:
         ValueError, DataError: if the settings do not fit together, or the data set is not there.
     """
-    dataset = _open(data, split, cfg or PretrainedCfg())
+    dataset = _open(data, split)
+    set_transform(dataset, data, split, cfg or PretrainedCfg())
     return InMemory(dataset) if data.in_memory else dataset
 
 
-def _open(data: DataPart, split: str, cfg: PretrainedCfg) -> MultiTaskDataset:
+def set_transform(dataset: MultiTaskDataset, data: DataPart, split: str, cfg: PretrainedCfg) -> None:
+    """Give a data set that `open_dataset` opened the transform of another preprocessing."""
     published = data.dataset in READERS
-    kind = train_transform if split == "train" and data.augment else eval_transform
+    training = split == "train"
+    kind = train_transform if training and data.augment else eval_transform
     transform = kind(
         data.dataset if published else None,
         protocol=data.protocol if published else None,
-        size=data.size if split == "train" or published else None,
+        size=data.size if training or published else None,
         mean=cfg.mean,
         std=cfg.std,
     )
+    if data.dataset == "rooms" and training and data.augment:
+        finish = eval_transform(mean=cfg.mean, std=cfg.std)
+        transform = v2.Compose([v2.RandomHorizontalFlip(0.5), PhotometricDistortion(), finish])
+    if data.dataset == "folder" and training and (scale := working_scale(data)):
+        # Training sees things at the size at which they are evaluated and predicted.
+        transform = v2.Compose([Shrink(scale), *transform.transforms])
+    dataset.transform = transform
+
+
+def working_scale(data: DataPart) -> int | None:
+    """Longest side of own images in training and evaluation: larger ones are shrunk."""
+    return data.max_size or (max(data.size) if data.size else None)
+
+
+def _open(data: DataPart, split: str) -> MultiTaskDataset:
     on_error = data.on_error if split == "train" else "raise"
-    if published:
-        dataset = READERS[data.dataset](
-            data.root, split, tasks=data.tasks, transform=transform, layout=data.layout, on_error=on_error
-        )
+    if data.dataset in READERS:
+        dataset = READERS[data.dataset](data.root, split, tasks=data.tasks, layout=data.layout, on_error=on_error)
         if data.protocol in PROTOCOLS:
             weighted = PROTOCOLS[data.protocol].tasks(data.dataset)
             for name in set(dataset.tasks) & {"edge"}:
@@ -62,11 +80,8 @@ def _open(data: DataPart, split: str, cfg: PretrainedCfg) -> MultiTaskDataset:
         return dataset
     if data.dataset == "rooms":
         size, lengths = data.size or (96, 128), {"train": data.length, "val": data.val_length}
-        if split == "train" and data.augment:
-            finish = eval_transform(mean=cfg.mean, std=cfg.std)
-            transform = v2.Compose([v2.RandomHorizontalFlip(0.5), PhotometricDistortion(), finish])
         # Two seeds have no scene in common.
-        return SyntheticRooms(size, lengths[split], seed=int(split == "val"), tasks=data.tasks, transform=transform)
+        return SyntheticRooms(size, lengths[split], seed=int(split == "val"), tasks=data.tasks)
     if not isinstance(data.tasks, Mapping):
         raise ValueError(f"Own data needs `data.tasks`, such as {{semseg: 5, depth: 1}}, got {data.tasks!r}")
     return MultiTaskFolder(
@@ -76,9 +91,40 @@ def _open(data: DataPart, split: str, cfg: PretrainedCfg) -> MultiTaskDataset:
         index=data.index,
         ids=data.train_ids if split == "train" else data.val_ids,
         images=data.images,
-        transform=transform,
         on_error=on_error,
     )
+
+
+class PartOfDataset(MultiTaskDataset):
+    """Samples of another data set, as ``torch.utils.data.random_split`` gives them."""
+
+    def __init__(self, subset: Subset[Sample]) -> None:
+        whole = as_dataset(subset.dataset)
+        super().__init__([whole.ids[index] for index in subset.indices], whole.tasks, transform=whole.transform)
+        self.whole, self.indices = whole, list(subset.indices)
+
+    def read(self, index: int) -> Sample:
+        """The sample at `index`, before the transform. Raises `DataError`."""
+        return self.whole.read(self.indices[index])
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.whole[self.indices[index]]
+
+
+def as_dataset(dataset: Any) -> MultiTaskDataset:
+    """A data set of this package, from one or from a part of one.
+
+    Raises:
+        ValueError: for others.
+    """
+    if isinstance(dataset, Subset):
+        return PartOfDataset(dataset)
+    if not isinstance(dataset, MultiTaskDataset):
+        raise ValueError(
+            f"Expected a demt.data.MultiTaskDataset or a torch.utils.data.Subset of one, got "
+            f"{type(dataset).__name__}; subclass MultiTaskDataset, whose `read` gives a sample"
+        )
+    return dataset
 
 
 class _Draws(Sampler[tuple[int, int]]):
@@ -99,16 +145,72 @@ class _Draws(Sampler[tuple[int, int]]):
             yield int(order[place]), position
 
 
-class _Seeded(Dataset[Sample]):
-    """A data set whose augmentations are drawn anew from the position in the run, in whatever process that happens."""
+class _Share(Sampler[list[Any]]):
+    """A process's entries of each batch."""
 
-    def __init__(self, dataset: Dataset[Sample], seed: int) -> None:
+    def __init__(self, batches: BatchSampler, entries: list[int]) -> None:
+        self.batches, self.entries = batches, entries
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for batch in self.batches:
+            yield [batch[entry] for entry in self.entries]
+
+
+class SampleError(ValueError):
+    """A sample cannot be read, or not be put into a batch with others. The message names its file or its id."""
+
+    def __init__(self, message: str) -> None:
+        # Torch makes an error of a worker process anew, from a text with its stack trace.
+        super().__init__(message.rpartition(f"{SampleError.__name__}: ")[2].strip())
+
+
+class Batches(Dataset[Any]):
+    """A data set that gives whole batches, with errors that name the sample, in whatever process that happens.
+
+    Args:
+        dataset: Gives the samples.
+        seed: Draw augmentations anew from it and the position in the run, the second number of each index; None: the
+            second number says whether the sample counts, and samples of unequal sizes become several batches.
+    """
+
+    def __init__(self, dataset: MultiTaskDataset, seed: int | None) -> None:
         self.dataset, self.seed = dataset, seed
 
-    def __getitem__(self, draw: tuple[int, int]) -> Sample:
-        index, position = draw
-        seed_all(self.seed, position)
-        return self.dataset[index]
+    def __getitems__(self, draws: list[tuple[int, int]]) -> Any:
+        """A batch of these samples, or a list of batches, each of one size."""
+        samples = [self._sample(*draw) for draw in draws]
+        if self.seed is not None:
+            return self._collate(samples)
+        groups: dict[Any, list[tuple[Sample, int]]] = {}
+        for sample, (_, counts) in zip(samples, draws):
+            sizes = tuple((name, value.shape[-2:]) for name, value in sample.items() if isinstance(value, torch.Tensor))
+            groups.setdefault(sizes, []).append((sample, counts))
+        return [(self._collate([s for s, _ in group]), [bool(c) for _, c in group]) for group in groups.values()]
+
+    def _sample(self, index: int, position: int) -> Sample:
+        if self.seed is not None:
+            seed_all(self.seed, position)
+        try:
+            return self.dataset[index]
+        except DataError as error:
+            raise SampleError(str(error)) from error
+        except Exception as error:
+            ids = getattr(self.dataset, "ids", None)
+            raise SampleError(f"Sample {ids[index] if ids else index!r}: {type(error).__name__}: {error}") from error
+
+    def _collate(self, samples: list[Sample]) -> Sample:
+        try:
+            return self.dataset.collate(samples)
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise SampleError(f"Samples {[sample.get('id', '?') for sample in samples]}: {error}") from error
+
+
+def same(batch: Any) -> Any:
+    """`collate_fn` of batches that are whole already."""
+    return batch
 
 
 def seed_all(*numbers: int) -> None:
@@ -119,26 +221,33 @@ def seed_all(*numbers: int) -> None:
     random.seed(int(state[1]))
 
 
-def train_loader(dataset: MultiTaskDataset, recipe: Recipe, start: int = 0) -> DataLoader[Sample]:
-    """Batches of the run from step `start` to its end: those of all processes, each of ``batch_size / accumulate``."""
+def train_loader(
+    dataset: MultiTaskDataset, recipe: Recipe, start: int = 0, rank: int = 0, processes: int = 1
+) -> DataLoader[Sample]:
+    """A process's batches of the run from step `start` to its end, each of ``batch_size / accumulate / processes``."""
     positions = range(start * recipe.batch_size, recipe.steps * recipe.batch_size)
-    batches: Any = BatchSampler(
-        _Draws(len(dataset), positions, recipe.seed),  # type: ignore[arg-type]
-        recipe.batch_size // recipe.accumulate,
-        drop_last=False,
+    length = recipe.batch_size // recipe.accumulate // processes
+    draws = list(range(rank * length, (rank + 1) * length))
+    batches: Any = _Share(
+        BatchSampler(
+            _Draws(len(dataset), positions, recipe.seed),  # type: ignore[arg-type]
+            length * processes,
+            drop_last=False,
+        ),
+        draws,
     )
     return DataLoader(
-        _Seeded(dataset, recipe.seed),
+        Batches(dataset, recipe.seed),
         batch_sampler=batches,
-        collate_fn=dataset.collate,
+        collate_fn=same,
         num_workers=recipe.data.workers,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=outlive_signals,
     )
 
 
 def guess_dataset(root: Path) -> str:
     """``"nyud"``, ``"pascal"`` or ``"cityscapes"`` where a folder holds one, else ``"folder"``, for own data."""
-    from demt.data.files import DataError
     from demt.data.published_layouts import detect_layout
 
     for name in READERS:
@@ -151,15 +260,15 @@ def guess_dataset(root: Path) -> str:
     return "folder"
 
 
-def share_of(length: int, rank: int, processes: int, batch_size: int) -> Iterator[tuple[Sequence[int], int]]:
-    """A process's batches of an evaluation, and how many of each count; every process gets as many batches.
+def share_of(length: int, rank: int, processes: int, batch_size: int) -> Iterator[list[tuple[int, int]]]:
+    """A process's batches of an evaluation: pairs (sample, whether it counts); every process gets as many.
 
     Where samples do not suffice for all, the first ones fill up and do not count.
     """
     rows = -(-length // processes)
     for start in range(0, rows, batch_size):
         indices = [row * processes + rank for row in range(start, min(start + batch_size, rows))]
-        yield [index % length for index in indices], sum(index < length for index in indices)
+        yield [(index % length, int(index < length)) for index in indices]
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -14,7 +15,8 @@ from demt.inference.preprocess import shrink
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
-from demt.train.data import share_of, to_device
+from demt.train.data import Batches, as_dataset, same, share_of, to_device
+from demt.train.stopping import outlive_signals
 
 
 def make_accelerator(**options: Any) -> Accelerator:
@@ -56,7 +58,7 @@ def evaluate(
         own_size: Run the images as large as the data set gives them, as published protocols do. By default they are
             shrunk to ``model.pretrained_cfg.max_size``, as `demt.predict` does, and labels keep their size.
         criterion: With fixed weights; adds its losses as ``"loss"`` and ``"loss/TASK"``, means over labelled pixels.
-        batch_size: Images of a batch in each process; images of different sizes need 1.
+        batch_size: Images of a batch in each process; those of one size run together.
         workers: Processes that load data.
         accelerator: Device, precision and processes; one of its own by default.
         forward: What is called on a batch's images, by default the model.
@@ -69,36 +71,43 @@ def evaluate(
         ValueError: if labels or logits do not fit or are not finite, or no task has a label in the data set. A task
             without labels is left out of the results.
     """
+    dataset = as_dataset(dataset)
     accelerator = accelerator or make_accelerator()
     device = accelerator.device
     max_size = None if own_size else model.pretrained_cfg.max_size
     modes = {module: module.training for module in model.modules()}
     model.to(device).eval()
     metrics.to(device).reset()
-    shares = list(share_of(len(dataset), accelerator.process_index, accelerator.num_processes, batch_size))
+    # With sharded weights processes have to call the model equally often.
+    size = batch_size if forward is None else 1
     loader = torch.utils.data.DataLoader(
-        dataset,
-        batch_sampler=[list(indices) for indices, _ in shares],
-        collate_fn=dataset.collate,
+        Batches(dataset, None),
+        batch_sampler=list(share_of(len(dataset), accelerator.process_index, accelerator.num_processes, size)),
+        collate_fn=same,
         num_workers=workers,
+        worker_init_fn=outlive_signals,
     )
     losses = torch.zeros(2, len(metrics.tasks), dtype=torch.float64, device=device)
     try:
-        for batch, (_, counted) in zip(loader, shares):
+        for batch, counted in itertools.chain.from_iterable(loader):
             batch = to_device({**batch, "image": shrink(batch["image"], max_size)}, device)
             with accelerator.autocast():
                 outputs: dict[str, Tensor] = (forward or model)(batch["image"])
-            if not counted:
+            if not any(counted):
                 continue
-            outputs = {name: maps[:counted].float() for name, maps in outputs.items()}
-            labels = {name: batch[name][:counted] for name in metrics.tasks if name in batch}
-            metrics.update(outputs, labels)
-            if criterion is not None:
-                result = criterion(outputs, labels)
+            rows = torch.tensor(counted, device=device)
+            outputs = {name: maps[rows].float() for name, maps in outputs.items()}
+            labels = {name: batch[name][rows] for name in metrics.tasks if name in batch}
+            try:
+                metrics.update(outputs, labels)
+                result = None if criterion is None else criterion(outputs, labels)
+            except ValueError as error:
+                raise ValueError(f"Samples {batch.get('id', '?')}: {error}") from error
+            if result is not None:
                 pixels = torch.stack(list(result.labelled.values())).double()
                 losses += torch.stack([pixels * torch.stack(list(result.parts.values())).double(), pixels])
             if advance is not None:
-                advance(counted)
+                advance(sum(counted))
     finally:
         for module, training in modes.items():
             module.training = training

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-from collections.abc import Iterator, Mapping
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +14,24 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console, RenderableType
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from demt.data import MultiTaskDataset
+from demt.files import write_whole
 from demt.inference.predict import predict
+from demt.metrics.report import result_rows
 from demt.models import MultiTaskModel
+from demt.tasks import Task
 from demt.viz import panel
+
+_logger = logging.getLogger("demt")
 
 
 class CsvLog:
     """Rows of numbers in a CSV file, the step first; rows from a step on are dropped when a run goes back to it.
+
+    A disk that is full costs rows, with a warning, not the run.
 
     Args:
         path: The file; what it holds of steps up to `start` stays.
@@ -36,20 +45,41 @@ class CsvLog:
         if path.exists() and start:
             with path.open(newline="", encoding="utf-8") as file:
                 # A killed run may have left part of a row.
-                rows = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= start]
-        path.unlink(missing_ok=True)
-        for row in rows:
-            self.write(row)
+                rows = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) <= start]
+            self.columns = list(rows[0]) if rows else []
+        with forgiven(f"write {str(path)!r} anew"):
+            write_whole(path, lambda part: self._append(Path(part), rows, heading=bool(rows)))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row; the first one settles the columns."""
-        first = not self.columns
         self.columns = self.columns or list(row)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with forgiven(f"add step {row['step']} to {str(self.path)!r}"):
+            size = self.path.stat().st_size if self.path.exists() else 0
+            try:
+                self._append(self.path, [row], heading=not size)
+            except OSError:
+                os.truncate(self.path, size)
+                raise
+
+    def _append(self, path: Path, rows: Iterable[Mapping[str, Any]], *, heading: bool) -> None:
+        with path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore", lineterminator="\n")
-            if first:
+            if heading:
                 writer.writeheader()
-            writer.writerow(row)
+            writer.writerows(rows)
+
+
+def _is_whole(row: Mapping[str, Any]) -> bool:
+    return None not in row and None not in row.values() and str(row.get("step")).isdecimal()
+
+
+@contextlib.contextmanager
+def forgiven(what: str) -> Iterator[None]:
+    """Warn of an error of the file system, where a run can do without."""
+    try:
+        yield
+    except OSError as error:
+        _logger.warning("Cannot %s: %s; training goes on", what, error)
 
 
 class _Bar(Progress):
@@ -102,18 +132,22 @@ class ProgressLog:
             line = f"step {row['step']}: total {row['total']:.3f} ({parts}), {speed}"
             self.console.print(line, highlight=False, soft_wrap=True)
 
-    def results(self, step: int, found: Mapping[str, float]) -> None:
+    def results(self, step: int, found: Mapping[str, float], tasks: Mapping[str, Task]) -> None:
         """Print metrics and losses of an evaluation, a line for each task, above the bar where there is one."""
         if not self.shown:
             return
         lines: dict[str, list[str]] = {}
-        for key, value in found.items():
-            name, _, metric = key.rpartition("/")
-            lines.setdefault(name or "loss", []).append(f"{metric if name else 'total'} {value:.4g}")
+        metrics = {key: value for key, value in found.items() if key.split("/")[0] in tasks}
+        arrows = {"higher": " ↑", "lower": " ↓", "": ""}
+        for name, metric, value, unit, better in result_rows(metrics, tasks):
+            lines.setdefault(name, []).append(f"{metric} {value}{f' {unit}' if unit else ''}{arrows[better]}")
+        losses = {key: value for key, value in found.items() if key not in metrics}
+        lines["loss"] = [f"{key.partition('/')[2] or 'total'} {value:.4g}" for key, value in losses.items()]
         width = max(map(len, lines))
-        self.console.print(f"Evaluation after step {step}", highlight=False)
+        self.console.print(f"Evaluation after step {step} (↑ higher, ↓ lower is better)", highlight=False)
         for name, values in lines.items():
-            self.console.print(f"  {escape(name):{width}}  {', '.join(values)}", highlight=False, soft_wrap=True)
+            line = f"  {name:{width}}  {', '.join(values)}"
+            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def draw_samples(model: MultiTaskModel, dataset: MultiTaskDataset, count: int, folder: Path, step: int) -> None:

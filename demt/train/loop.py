@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
+import math
+import shutil
+import signal
 import time
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from demt.data import MultiTaskDataset
 from demt.files import write_whole
+from demt.hub.card import ModelCard, write_card
+from demt.hub.folder import write_folder
+from demt.hub.remote import LOCAL
 from demt.metrics.functional.gain import LOWER_IS_BETTER
 from demt.models import MultiTaskModel
-from demt.train.checkpoints import Checkpoints
-from demt.train.data import seed_all, to_device, train_loader
-from demt.train.logs import CsvLog, ProgressLog, draw_samples
+from demt.train.checkpoints import STATE, Checkpoints
+from demt.train.data import SampleError, seed_all, to_device, train_loader
+from demt.train.logs import CsvLog, ProgressLog, draw_samples, forgiven
 from demt.train.parts import training_mode
+from demt.train.processes import agree, in_main
 from demt.train.reading import recipe_dict, recipe_yaml
 from demt.train.recipe import Recipe
-from demt.train.run import Run
+from demt.train.run import NonFiniteWeightsError, Run, accelerator_for
+from demt.train.state import not_finite, read_state, write_state
+from demt.train.stopping import StopSignals
 
-#: What may change when a run goes on: nothing that has a part in the numbers.
-_FREE = {"out", "log_every", "eval_every", "save_every", "samples", "trackers", "data.root", "data.workers"}
+#: What may change when a run goes on: what has no part in the numbers of the steps that are done.
+_FREE = {"out", "steps", "log_every", "eval_every", "save_every", "keep", "best", "samples", "trackers"}
+_FREE |= {f"data.{name}" for name in ("root", "workers", "in_memory", "eval_batch_size", "on_error")}
+_FREE |= {"model.grad_checkpointing", "model.compile"}
+_logger = logging.getLogger("demt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,71 +82,268 @@ def train(
             differs from the run's, with it; and `NonFiniteLossError` where a loss is infinite or NaN.
         OSError: if data cannot be read, or a checkpoint not be written; older ones stay.
     """
+    accelerator = accelerator_for(recipe)
     folder = Path(recipe.out)
-    checkpoints = Checkpoints(folder)
-    newest = checkpoints.newest()
-    if newest is not None and not resume:
-        raise ValueError(f"{str(folder)!r} holds a run; go on with it (--resume), or choose another `out`")
-    progress = checkpoints.read_progress(newest) if newest is not None else {"step": 0, "best": None, "results": {}}
-    if newest is not None:
-        _same_recipe(recipe, progress["recipe"], newest)
-    run = Run(recipe, train_set=train_set, val_set=val_set, model=model)
-    main = run.accelerator.is_main_process
-    if main:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.clean()
-        write_whole(folder / "recipe.yaml", lambda file: Path(file).write_text(recipe_yaml(recipe), encoding="utf-8"))
-    if newest is not None:
-        run.load(newest)
-    if recipe.trackers:
-        run.accelerator.init_trackers("tracked", config=_flat(recipe_dict(recipe)))
-    progress = _steps(run, checkpoints, progress, console or Console())
-    run.accelerator.end_training()
-    return Trained(run.evaluated.eval(), progress["results"], folder)
+    checkpoints = Checkpoints(folder, recipe.keep)
+    with contextlib.ExitStack() as stack:
+        in_main(accelerator, lambda: stack.enter_context(_lock(folder)))
+        found = in_main(accelerator, lambda: _start(checkpoints, recipe, resume))
+        start = broadcast_object_list([found and found[0]])[0] if accelerator.num_processes > 1 else found and found[0]
+        run = Run(recipe, train_set=train_set, val_set=val_set, model=model, accelerator=accelerator)
+        progress: dict[str, Any] = {"step": 0, "best": None, "results": {}, "evaluate": False}
+        if start is not None:
+            # The main process has read and checked it already.
+            path, progress = start
+            run.load(found[1] if found is not None else read_state(path / STATE))
+        report = Report(run, checkpoints, progress, console or Console())
+        if progress["step"] < recipe.steps:
+            in_main(accelerator, lambda: _enough_space(run, checkpoints))
+            _rehearse(run)
+        in_main(accelerator, lambda: _begin(checkpoints, recipe))
+        report.introduce()
+        try:
+            _steps(run, report)
+        except RuntimeError as error:
+            # Torch's words for a worker that the system killed, wherever the run is then.
+            if "DataLoader worker" not in str(error):
+                raise
+            raise OSError(
+                f"A process that reads data was killed ({str(error).splitlines()[0]}), often for want of memory: lower "
+                "data.workers or data.size, or set data.in_memory=false; go on with --resume"
+            ) from error
+        accelerator.end_training()
+    return Trained(run.evaluated.eval(), report.progress["results"], folder)
 
 
-def _steps(run: Run, checkpoints: Checkpoints, progress: dict[str, Any], console: Console) -> dict[str, Any]:
-    recipe, accelerator, start = run.recipe, run.accelerator, progress["step"]
-    main, folder = accelerator.is_main_process, checkpoints.run
-    if main:
-        console.print(run.table)
-        losses, results = CsvLog(folder / "train.csv", start), CsvLog(folder / "eval.csv", start)
-    loader = iter(accelerator.prepare(train_loader(run.train_set, recipe, start)))
+def _lock(folder: Path) -> FileLock:
+    """The lock of a run's folder; that of a process that has died is free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{str(folder)!r} is in use: another process trains there. Choose another `out`") from None
+    return lock
+
+
+def _start(
+    checkpoints: Checkpoints, recipe: Recipe, resume: bool
+) -> tuple[tuple[Path, dict[str, Any]], dict[str, Any]] | None:
+    """Where a run goes on, and the state there; None at its beginning."""
+    if checkpoints.newest() is not None and not resume:
+        raise ValueError(f"{str(checkpoints.run)!r} holds a run; go on with it (--resume), or choose another `out`")
+    found = checkpoints.resume()
+    if found is None:
+        return None
+    path, progress, state = found
+    _same_recipe(recipe, progress["recipe"], path)
+    if progress["recipe"].get("best") != recipe.best:
+        _logger.warning("`best` is now %s: the best checkpoint is chosen anew among those to come", recipe.best)
+        progress["best"] = None
+    if progress["recipe"]["steps"] != recipe.steps:
+        _logger.warning("`steps` is now %d: the learning rate follows that schedule from here on", recipe.steps)
+    return (path, progress), state
+
+
+def _begin(checkpoints: Checkpoints, recipe: Recipe) -> None:
+    checkpoints.clean()
+    text = recipe_yaml(recipe)
+    write_whole(checkpoints.run / "recipe.yaml", lambda file: Path(file).write_text(text, encoding="utf-8"))
+
+
+def _enough_space(run: Run, checkpoints: Checkpoints) -> None:
+    """Refuse to start where the disk cannot hold the checkpoints that the run keeps."""
+    weights = sum(value.numel() * value.element_size() for value in run.plain.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for p in run.plain.parameters() if p.requires_grad)
+    # Evaluated, trained and averaged weights, and two moments of the optimiser.
+    each = (2 + (run.ema is not None)) * weights + 2 * trained
+    needed = each * max(run.recipe.keep + 1 - len(checkpoints.made), 1)
+    free = shutil.disk_usage(checkpoints.run).free
+    if free < needed:
+        raise OSError(
+            f"The disk of {str(checkpoints.run)!r} has {free / 1e9:.2f} GB free, {run.recipe.keep} checkpoints and the "
+            f"one being written need about {needed / 1e9:.2f} GB. Free some, lower `keep`, or choose another `out`"
+        )
+
+
+def _rehearse(run: Run) -> None:
+    names = run.rehearse()
+    if run.recipe.best not in names:
+        close = get_close_matches(run.recipe.best, names, n=3)
+        hint = f"did you mean {close}?" if close else f"an evaluation has {sorted(names)}"
+        raise ValueError(f"`best` names {run.recipe.best!r}; {hint}")
+
+
+class Report:
+    """What a run writes: checkpoints, logs, and what it prints.
+
+    Args:
+        run: The run.
+        checkpoints: Where they go.
+        progress: What the run has done: steps, the best value, the results of the last evaluation, and whether the
+            evaluation of these steps is to be done.
+        console: Where to print.
+    """
+
+    def __init__(self, run: Run, checkpoints: Checkpoints, progress: dict[str, Any], console: Console) -> None:
+        self.run, self.checkpoints, self.progress, self.console = run, checkpoints, progress, console
+        self.folder, self.main = checkpoints.run, run.accelerator.is_main_process
+        self.saved = progress["step"]
+        if self.main:
+            self.losses = CsvLog(self.folder / "train.csv", self.saved)
+            self.results = CsvLog(self.folder / "eval.csv", self.saved)
+
+    def introduce(self) -> None:
+        """Print what is trained, and on what."""
+        run, recipe = self.run, self.run.recipe
+        if recipe.trackers:
+            run.accelerator.init_trackers("tracked", config=_flat(recipe_dict(recipe)))
+        if not self.main:
+            return
+        self.console.print(run.table)
+        if run.accelerator.device.type == "cpu" and _has_gpu():
+            self.console.print("There is a GPU, but this torch does not use it: see https://pytorch.org/get-started")
+
+    def log(self, log: ProgressLog, row: dict[str, float]) -> None:
+        """Report a row of the training log."""
+        if self.main:
+            self.losses.write(row)
+            log.report(row)
+        self._track({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
+
+    def save(self, step: int, *, evaluate: bool) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            NonFiniteWeightsError: where weights are infinite or NaN.
+            OSError: if it cannot be written.
+        """
+        run = self.run
+        weights, state = run.state()
+        self.progress |= {"step": step, "recipe": recipe_dict(run.recipe), "evaluate": evaluate}
+
+        def write() -> None:
+            # What dynamic weight averages have not measured yet is NaN.
+            bad = [*not_finite({name: value for name, value in state.items() if name != "balancing"})]
+            bad += not_finite(weights)
+            if bad:
+                raise NonFiniteWeightsError(step, bad)
+            self.checkpoints.write(step, fill, self.progress)
+
+        def fill(folder: Path) -> None:
+            write_folder(folder, run.config, run.plain.pretrained_cfg, weights)
+            self._card(folder, "last")
+            write_state(folder / STATE, state)
+
+        in_main(run.accelerator, write)
+        self.saved = step
+
+    def evaluate(self, step: int, log: ProgressLog, stop: StopSignals) -> None:
+        """Evaluate the weights of the checkpoint just written; where they are the best ones, keep them."""
+
+        def advance(images: int) -> None:
+            # The checkpoint says that its evaluation is to be done.
+            if stop.received is not None:
+                stop.leave()
+
+        run, recipe = self.run, self.run.recipe
+        found = run.evaluate(advance)
+        best = _better(found, self.progress["best"], recipe.best)
+        self.progress |= {"results": found, "best": found[recipe.best] if best else self.progress["best"]}
+        self.progress["evaluate"] = False
+
+        def write() -> None:
+            self.checkpoints.update(step, self.progress)
+            self._card(self.folder / "last", "last")
+            if best:
+                self.checkpoints.publish("best", step)
+                self._card(self.folder / "best", "best")
+
+        in_main(run.accelerator, write)
+        if self.main:
+            self.results.write({"step": step, **found})
+            log.results(step, found, run.criterion.tasks)
+            if not run.sharded and recipe.samples:
+                with forgiven("draw samples"):
+                    draw_samples(run.evaluated, run.val_set, recipe.samples, self.folder / "samples", step)
+        self._track(found, step)
+
+    def _card(self, folder: Path, name: str) -> None:
+        """Write the model card of a folder."""
+        run, recipe = self.run, self.run.recipe
+        results = {key: v for key, v in self.progress["results"].items() if key.split("/")[0] in run.plain.tasks}
+        data = recipe.data.root if recipe.data.dataset != "rooms" else "synthetic rooms"
+        card = ModelCard(
+            summary=f"After {self.progress['step']:,} of {recipe.steps:,} steps of `demt train`.",
+            training_data=f"{len(run.train_set):,} images of {data}",
+            initial_weights=run.started_from,
+            results=results or None,
+            protocol=f"{run.metrics.protocol.name}, {len(run.val_set):,} images of {data}" if results else None,
+        )
+        count = sum(parameter.numel() for parameter in run.evaluated.parameters())
+        source = f"{LOCAL}{(self.folder / name).as_posix()}"
+        with forgiven("write the model card"):
+            write_card(folder, card, run.config, run.plain.pretrained_cfg, count, source)
+
+    def _track(self, values: dict[str, float], step: int) -> None:
+        with forgiven("write to the trackers"):
+            self.run.accelerator.log(values, step=step)
+
+
+def _has_gpu() -> bool:
+    return shutil.which("nvidia-smi") is not None and not torch.cuda.is_available()
+
+
+def _steps(run: Run, report: Report) -> None:
+    recipe, accelerator, start = run.recipe, run.accelerator, report.progress["step"]
+    loader = train_loader(run.train_set, recipe, start, accelerator.process_index, accelerator.num_processes)
+    batches = iter(loader) if start < recipe.steps else iter(())
     window = Window(accelerator.device, len(run.criterion.tasks))
-    with ProgressLog(console, start, recipe.steps, main) as log:
+    with StopSignals() as stop, ProgressLog(report.console, start, recipe.steps, report.main) as log:
+        if report.progress["evaluate"]:
+            report.evaluate(start, log, stop)
         for step in range(start, recipe.steps):
-            _step(run, loader, step, window)
+            parts, error = _next(batches, recipe.accumulate, window)
+            # All that has a part in the numbers is as it was after the step before: this is the place to stop.
+            broken = window.check(run)
+            stopping, error = agree(accelerator, stop.received is not None, broken or error)
+            if (stopping or error is not None) and broken is None and step > report.saved:
+                report.save(step, evaluate=False)
+            if error is not None:
+                raise error
+            if stopping:
+                report.console.print(f"Stopped and saved after step {step}; go on with --resume", highlight=False)
+                stop.received = stop.received or signal.SIGTERM
+                stop.leave()
+            _step(run, parts, step, window)
             done = step + 1
             log.advance()
             last = done == recipe.steps
             if done == start + 1 or done % recipe.log_every == 0 or last:
-                row = window.row(run, done)
-                if main:
-                    losses.write(row)
-                    log.report(row)
-                accelerator.log({name: value for name, value in row.items() if name != "step"}, step=done)
+                report.log(log, window.row(run, done))
             evaluating = done % recipe.eval_every == 0 or last
-            if not (evaluating or done % recipe.save_every == 0):
-                continue
-            window.check(run)
-            best = False
-            if evaluating:
-                found = run.evaluate()
-                best = _better(found, progress["best"], recipe.best)
-                progress |= {"results": found, "best": found[recipe.best] if best else progress["best"]}
-                if main:
-                    results.write({"step": done, **found})
-                    log.results(done, found)
-                    if not run.sharded:
-                        draw_samples(run.evaluated, run.val_set, recipe.samples, folder / "samples", done)
-                accelerator.log(found, step=done)
-            progress |= {"step": done, "recipe": recipe_dict(recipe)}
-            checkpoints.write(done, run.fill, progress, best=best, main=main, wait=accelerator.wait_for_everyone)
-            window.restart()
-    return progress
+            if evaluating or done % recipe.save_every == 0:
+                error = agree(accelerator, False, window.check(run))[1]
+                if error is not None:
+                    raise error
+                report.save(done, evaluate=evaluating)
+                if evaluating:
+                    report.evaluate(done, log, stop)
+                window.restart()
 
 
-def _step(run: Run, loader: Any, step: int, window: Window) -> None:
+def _next(batches: Iterator[Any], count: int, window: Window) -> tuple[list[Any], Exception | None]:
+    """The parts of a step's batch, or why they cannot be read."""
+    waiting = time.perf_counter()
+    try:
+        return [next(batches) for _ in range(count)], None
+    except SampleError as error:
+        return [], error
+    finally:
+        window.waited += time.perf_counter() - waiting
+
+
+def _step(run: Run, batches: list[Any], step: int, window: Window) -> None:
     """One step of the optimiser: the schedule, the accumulated parts of a batch, the average of the weights."""
     recipe, accelerator = run.recipe, run.accelerator
     length = len(run.train_set)
@@ -137,10 +352,8 @@ def _step(run: Run, loader: Any, step: int, window: Window) -> None:
     run.criterion.train()
     # Checking labels waits for the device: it is done while samples are seen for the first time.
     run.criterion.validate = step * recipe.batch_size < length
-    for part in range(recipe.accumulate):
-        waiting = time.perf_counter()
-        batch = to_device(next(loader), accelerator.device)
-        window.waited += time.perf_counter() - waiting
+    for part, batch in enumerate(batches):
+        batch = to_device(batch, accelerator.device)
         # What the network draws depends on the step alone, so that a resumed run draws the same.
         seed_all(recipe.seed, step, part, accelerator.process_index)
         with accelerator.accumulate(run.model):
@@ -167,7 +380,7 @@ class Window:
     def __init__(self, device: torch.device, tasks: int) -> None:
         self.sums = torch.zeros(2, tasks + 1, device=device)
         self.weights = torch.zeros(tasks, device=device)
-        self.unchecked: tuple[int, list[str], torch.Tensor] | None = None
+        self.unchecked: list[tuple[int, list[str], torch.Tensor]] = []
         self.restart()
 
     def restart(self) -> None:
@@ -176,25 +389,23 @@ class Window:
 
     def add(self, run: Run, step: int, ids: list[str], result: Any) -> None:
         """Count a batch."""
-        self.check(run)
         parts = torch.stack([*result.parts.values()]).detach()
         present = torch.stack([*result.labelled.values()]) > 0
         one = parts.new_ones(1)
         values = torch.cat([result.total.detach()[None], parts])
         self.sums = self.sums + torch.stack([values, torch.cat([one, present.to(parts.dtype)])])
         self.weights = torch.stack([*result.weights.values()]).detach()
-        self.unchecked = (step, ids, parts)
+        self.unchecked.append((step, ids, parts))
         self.parts += 1
 
-    def check(self, run: Run) -> None:
-        """Stop the run if the losses of the batch before are not finite."""
-        if self.unchecked is not None:
-            run.finite_or_stop(*self.unchecked)
-            self.unchecked = None
+    def check(self, run: Run) -> Exception | None:
+        """The error for losses of the batches before that are not finite."""
+        errors = [run.not_finite(*entry) for entry in self.unchecked]
+        self.unchecked = []
+        return next((error for error in errors if error is not None), None)
 
     def row(self, run: Run, done: int) -> dict[str, float]:
         """Means over the window and all processes: of each loss over the batches that had labels. Starts anew."""
-        self.check(run)
         values, counts = run.accelerator.reduce(self.sums, reduction="mean")
         total, *parts = (values / counts.clamp_min(1)).tolist()
         seconds = max(time.perf_counter() - self.started, 1e-9)
@@ -207,8 +418,9 @@ class Window:
 
 
 def _better(found: dict[str, float], best: float | None, name: str) -> bool:
-    if name not in found:
-        raise ValueError(f"`best` names {name!r}; an evaluation has {sorted(found)}")
+    if not math.isfinite(found.get(name, math.nan)):
+        _logger.warning("`best` is %s, which this evaluation has no value of: the best checkpoint stays", name)
+        return False
     if best is None:
         return True
     lower = name.split("/")[0] == "loss" or name.rsplit("/", 1)[-1] in LOWER_IS_BETTER

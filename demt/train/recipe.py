@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 from demt.losses.multitask import Balancing
@@ -56,8 +57,9 @@ class DataPart:
         tasks: Own data: channels, or a task's fields, by name. Others: the names to take, as a list; by default all.
         protocol: Settles size, edge weight and metrics, e.g. ``"atrc"``: see `demt.data.transforms.train_transform`.
         size: Height and width of training crops (of images, for rooms); by default the published size.
-        max_size: Longest side of own images in evaluation, and afterwards in `demt.predict`: larger ones are shrunk,
-            labels are not. By default the longer side of the training crops.
+        max_size: Longest side of own images: larger ones are shrunk in training (with their labels, before they are
+            augmented), in evaluation and afterwards in `demt.predict` (labels keep their size there). By default the
+            longer side of the training crops.
         augment: Whether training images are augmented; without it they are normalised and padded only.
         encodings, index, images: Own data: see `demt.data.MultiTaskFolder`.
         train_ids, val_ids: Own data: which samples train and which evaluate, as a file of names or a list.
@@ -66,7 +68,7 @@ class DataPart:
         in_memory: Keep what has been read, for the next epoch: see `demt.data.InMemory`.
         on_error: ``"raise"``, or ``"skip"`` broken training samples.
         workers: Processes that load data, for each training process.
-        eval_batch_size: Images of an evaluation batch in each process; more than 1 needs images of one size.
+        eval_batch_size: Images of an evaluation batch in each process; those of one size run together.
     """
 
     dataset: DatasetName = "folder"
@@ -136,6 +138,7 @@ class Recipe:
         ema: Decay of an average of the weights that is evaluated and saved in their place; None: no average.
         seed: Of everything that is drawn.
         eval_every, save_every, log_every: Steps between evaluations, checkpoints and log lines; the last step has all.
+        keep: Newest checkpoints that stay; 2, so that one can be damaged. `best` is kept beside them.
         best: What the best checkpoint has: the lowest ``"loss"`` on the evaluation images, or the best value of a
             metric such as ``"semseg/miou"``.
         samples: Evaluation images whose predictions are drawn at each evaluation.
@@ -160,13 +163,14 @@ class Recipe:
     eval_every: int = 1000
     save_every: int = 1000
     log_every: int = 20
+    keep: int = 2
     best: str = "loss"
     samples: int = 4
     trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch_size": 1, "accumulate": 1, "seed": 0, "samples": 0}
-        least |= dict.fromkeys(("eval_every", "save_every", "log_every"), 1)
+        least |= dict.fromkeys(("eval_every", "save_every", "log_every", "keep"), 1)
         at_least = [(name, getattr(self, name), bottom) for name, bottom in least.items()]
         at_least += [("data.workers", self.data.workers, 0), ("data.eval_batch_size", self.data.eval_batch_size, 1)]
         at_least += [("optim.warmup", self.optim.warmup, 0), ("model.lora_rank", self.model.lora_rank, 1)]
@@ -184,9 +188,17 @@ class Recipe:
             )
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ValueError(f"Expected `ema` in [0, 1) or none, got {self.ema}")
-        if not self.optim.lr > 0 or not self.optim.weight_decay >= 0:
-            raise ValueError(
-                f"Expected `optim.lr` > 0 and `optim.weight_decay` >= 0, got {self.optim.lr}, {self.optim.weight_decay}"
-            )
+        optim, infinity = self.optim, math.inf
+        ranges = [("lr", optim.lr, 0 < optim.lr < infinity, "> 0")]
+        ranges += [("weight_decay", optim.weight_decay, 0 <= optim.weight_decay < infinity, ">= 0")]
+        ranges += [("momentum", optim.momentum, 0 <= optim.momentum < 1, "in [0, 1)")]
+        ranges += [("power", optim.power, 0 < optim.power < infinity, "> 0")]
+        if optim.layer_decay is not None:
+            ranges += [("layer_decay", optim.layer_decay, 0 < optim.layer_decay <= 1, "in (0, 1] or none")]
+        if optim.clip_grad is not None:
+            ranges += [("clip_grad", optim.clip_grad, 0 < optim.clip_grad < infinity, "> 0 or none")]
+        for name, value, fits, wanted in ranges:
+            if not fits:
+                raise ValueError(f"Expected `optim.{name}` {wanted}, got {value}")
         if self.optim.warmup >= self.steps:
             raise ValueError(f"Expected `optim.warmup` below `steps` ({self.steps}), got {self.optim.warmup}")

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
 from demt.data import MultiTaskDataset
-from demt.data.published import READERS
+from demt.labels import is_class_map
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
 from demt.protocols import PROTOCOLS
 from demt.tasks import Task
-from demt.train.checkpoints import STATE, save_weights
-from demt.train.data import open_dataset
+from demt.train.data import PUBLISHED, Batches, PartOfDataset, as_dataset, open_dataset, set_transform, to_device
 from demt.train.evaluation import evaluate, make_accelerator
 from demt.train.optim import make_optimizer, make_schedule
 from demt.train.parts import choose_parameters, merged_state, parameter_table
 from demt.train.recipe import Recipe
 from demt.train.start import make_model, state_sizes
 
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _logger = logging.getLogger("demt")
 
 
 def accelerator_for(recipe: Recipe) -> Accelerator:
-    """Accelerate's view of the processes; each gets its part of the batches that `train_loader` makes.
+    """Accelerate's view of the processes; `train_loader` makes the batches of each.
 
     Raises:
         ValueError: if the batch does not divide among the processes, or the device lacks the precision.
@@ -39,7 +45,6 @@ def accelerator_for(recipe: Recipe) -> Accelerator:
     accelerator = make_accelerator(
         mixed_precision=recipe.precision,
         gradient_accumulation_steps=recipe.accumulate,
-        dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
         log_with=list(recipe.trackers) or None,
         project_dir=recipe.out,
         step_scheduler_with_optimizer=False,
@@ -70,6 +75,7 @@ class Run:
     Args:
         recipe: What to train.
         train_set, val_set, model: In place of the recipe's.
+        accelerator: What `accelerator_for` gives, by default a new one.
     """
 
     def __init__(
@@ -79,20 +85,33 @@ class Run:
         train_set: MultiTaskDataset | None = None,
         val_set: MultiTaskDataset | None = None,
         model: MultiTaskModel | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
         self.recipe = recipe
-        self.accelerator = accelerator_for(recipe)
-        tasks = (train_set or open_dataset(recipe.data, "train")).tasks
+        self.accelerator = accelerator or accelerator_for(recipe)
+        data = recipe.data
+        self.train_set = open_dataset(data, "train") if train_set is None else as_dataset(train_set)
+        self.val_set = open_dataset(data, "val") if val_set is None else as_dataset(val_set)
+        tasks = self.train_set.tasks
         with self.accelerator.main_process_first():
-            self.plain = make_model(recipe, recipe.data, tasks) if model is None else model
+            self.plain = make_model(recipe, data, tasks) if model is None else model
+        self.started_from = "a model given in Python" if model is not None else recipe.model.init or recipe.model.name
         if list(self.plain.tasks) != list(tasks):
             raise ValueError(f"The model has the tasks {list(self.plain.tasks)}, but the data {list(tasks)}")
         self.config, cfg = self.plain.config, self.plain.pretrained_cfg
-        self.own_size = recipe.data.dataset in READERS
-        self.train_set = train_set or open_dataset(recipe.data, "train", cfg)
-        self.val_set = val_set or open_dataset(recipe.data, "val", cfg)
-        if val_set is None and recipe.data.dataset == "folder" and recipe.data.val_ids is None:
+        if train_set is None:
+            set_transform(self.train_set, data, "train", cfg)
+        if val_set is None:
+            set_transform(self.val_set, data, "val", cfg)
+        self.own_size = data.dataset in PUBLISHED
+        if val_set is None and data.dataset == "folder" and data.val_ids is None:
             _logger.warning("`data.val_ids` is not given: evaluation is on all samples, those trained on among them")
+        parts = [s.whole if isinstance(s, PartOfDataset) else None for s in (self.train_set, self.val_set)]
+        if parts[0] is not None and parts[0] is parts[1]:
+            _logger.warning(
+                "`train_set` and `val_set` are parts of one data set and share its transform: if it augments, so are "
+                "the images of evaluation. Split two data sets of the same files, one with eval_transform"
+            )
         choose_parameters(self.plain, recipe.model)
         with torch.random.fork_rng():
             state_sizes(self.plain, recipe.data, self.train_set, self.val_set)
@@ -100,7 +119,7 @@ class Run:
             self.plain.set_grad_checkpointing()
         weights = recipe.loss_weights
         self.criterion = MultiTaskLoss(tasks, weights=weights, balancing=recipe.balancing, across_processes=True)
-        self.val_criterion = MultiTaskLoss(tasks, weights=weights, validate=False).to(self.accelerator.device)
+        self.val_criterion = MultiTaskLoss(tasks, weights=weights).to(self.accelerator.device)
         self.metrics = make_metrics(tasks, recipe.data.dataset, recipe.data.protocol)
         self._prepare()
 
@@ -114,7 +133,6 @@ class Run:
         self.ema = None
         if recipe.ema is not None:
             self.ema = ModelEmaV3(self.plain, decay=recipe.ema, use_warmup=True)
-            accelerator.register_for_checkpointing(self.ema)
         if recipe.model.compile:
             self.plain.compile()
         self.schedule = make_schedule(optimizer, recipe.optim, recipe.steps)
@@ -122,8 +140,6 @@ class Run:
         self.loss: Any = self.criterion.to(accelerator.device)
         if list(self.criterion.parameters()):
             self.loss = accelerator.prepare(self.criterion)
-        else:
-            accelerator.register_for_checkpointing(self.criterion)
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
 
     @property
@@ -131,8 +147,8 @@ class Run:
         """The model that is evaluated and saved: the average, where there is one."""
         return self.plain if self.ema is None else self.ema.module  # type: ignore[no-any-return]
 
-    def evaluate(self) -> dict[str, float]:
-        """Metrics and losses on the evaluation images."""
+    def evaluate(self, advance: Any = None) -> dict[str, float]:
+        """Metrics and losses on the evaluation images; `advance` is called with the number of images of each batch."""
         if self.accelerator.num_processes > 1 and not self.sharded:
             # Without synchronised batch normalisation, processes have statistics of their own.
             for buffer in self.evaluated.buffers():
@@ -148,32 +164,100 @@ class Run:
             workers=data.workers,
             accelerator=self.accelerator,
             forward=self.model if self.sharded else None,
+            advance=advance,
         )
 
-    def fill(self, folder: Path) -> None:
-        """Write a checkpoint's files: the evaluated weights, and the state to go on from. Called in every process."""
-        state = self.accelerator.get_state_dict(self.model) if self.ema is None else self.ema.module.state_dict()
-        if self.accelerator.is_main_process:
-            if self.recipe.model.backbone == "lora":
-                state = merged_state(state, self.recipe.model)
-            cpu = {name: value.detach().cpu() for name, value in state.items()}
-            save_weights(folder, self.config, self.plain.pretrained_cfg, cpu)
-        self.accelerator.save_state(str(folder / STATE))
+    def rehearse(self) -> list[str]:
+        """Evaluate one image, with made-up labels where it has none: what an evaluation refuses shows before training.
 
-    def load(self, checkpoint: Path) -> None:
-        """Take up the state of a checkpoint."""
-        self.accelerator.load_state(str(checkpoint / STATE))
+        Returns:
+            The names of the metrics and losses that an evaluation has.
+
+        Raises:
+            ValueError: naming the sample, for labels or logits that do not fit.
+        """
+        batch = to_device(Batches(self.val_set, 0).__getitems__([(0, 0)]), self.accelerator.device)
+        model = self.model if self.sharded else self.evaluated
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            with torch.no_grad(), self.accelerator.autocast():
+                outputs = {name: maps.float() for name, maps in model(batch["image"]).items()}
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        metrics = self.metrics.to(self.accelerator.device)
+        metrics.reset()
+        try:
+            metrics.update(outputs, {name: _labelled(task, batch[name]) for name, task in metrics.tasks.items()})
+            self.val_criterion(outputs, batch)
+        except ValueError as error:
+            raise ValueError(f"Evaluation sample {self.ids(batch)}: {error}") from error
+        names = [*metrics.compute(), "loss", *(f"loss/{name}" for name in self.criterion.tasks)]
+        metrics.reset()
+        return names
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The weights that are evaluated, and what the run goes on from; whole in the main process. Called in all."""
+        if self.sharded:
+            trained: dict[str, Any] = dict(get_model_state_dict(self.model, options=_WHOLE))
+            moments = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=_WHOLE)
+        else:
+            trained, moments = self.plain.state_dict(), self.optimizer.state_dict()
+        balancing = self.criterion.state_dict()
+        if self.accelerator.num_processes > 1:
+            balancing = self.accelerator.reduce(balancing, reduction="mean")
+        state = {"model": trained, "optimizer": moments, "balancing": balancing}
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        evaluated = trained if self.ema is None else self.ema.module.state_dict()
+        if self.recipe.model.backbone == "lora" and evaluated:
+            evaluated = merged_state(evaluated, self.recipe.model)
+        return {name: value.detach().cpu() for name, value in evaluated.items()}, state
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave.
+
+        Raises:
+            ValueError: if it is that of another model or optimiser.
+        """
+        try:
+            if self.sharded:
+                set_model_state_dict(self.model, state["model"], options=_WHOLE)
+                set_optimizer_state_dict(self.model, self.optimizer.optimizer, state["optimizer"], options=_WHOLE)
+            else:
+                self.plain.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
+            self.criterion.load_state_dict(state["balancing"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"The checkpoint is that of another model or optimiser: {error}") from error
 
     def ids(self, batch: dict[str, Any]) -> list[str]:
         """Names of a batch's samples."""
         return [str(id) for id in batch.get("id", [])]
 
-    def finite_or_stop(self, step: int, ids: list[str], parts: torch.Tensor) -> None:
-        """Raise `NonFiniteLossError` for losses (T,) of a step that are not finite."""
+    def not_finite(self, step: int, ids: list[str], parts: torch.Tensor) -> NonFiniteLossError | None:
+        """The error for losses (T,) of a step that are not finite."""
         if bool(parts.isfinite().all()):
-            return
+            return None
         found = [name for name, value in zip(self.criterion.tasks, parts.tolist()) if not abs(value) < float("inf")]
-        raise NonFiniteLossError(step, found, ids)
+        return NonFiniteLossError(step, found, ids)
+
+
+def _labelled(task: Task, labels: torch.Tensor) -> torch.Tensor:
+    """Labels (1, C, H, W), or the made-up ones of a task that has none in them."""
+    if bool((labels != task.ignore_index).any()):
+        return labels
+    made_up = torch.ones_like(labels) / (labels.shape[1] ** 0.5 if labels.is_floating_point() else 1)
+    # Two classes, one of which the metrics of foreground need.
+    made_up[..., ::2, :] = 0 if is_class_map(task) or task.activation == "sigmoid" else made_up[..., ::2, :]
+    return made_up
 
 
 class NonFiniteLossError(ValueError):
@@ -188,6 +272,19 @@ class NonFiniteLossError(ValueError):
     def __init__(self, step: int, tasks: list[str], ids: list[str]) -> None:
         super().__init__(
             f"The loss of {', '.join(tasks)} is not finite at step {step}, on the samples {ids}; checkpoints were "
-            "written before that. Look at these samples' labels, lower optim.lr, or set optim.clip_grad"
+            "written before that. Look at these samples' labels; or start another run from `last` (model.name) with a "
+            "lower optim.lr, or optim.clip_grad"
         )
         self.step, self.tasks, self.ids = step, tasks, ids
+
+
+class NonFiniteWeightsError(ValueError):
+    """Weights, or what the optimiser keeps of gradients, became infinite or NaN. No checkpoint has them."""
+
+    def __init__(self, step: int, names: list[str]) -> None:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        super().__init__(
+            f"After step {step} not all weights are finite: {', '.join(names[:3])}{more}; no checkpoint was written, "
+            "older ones stay. Start another run from `last` (model.name) with a lower optim.lr, or optim.clip_grad"
+        )
+        self.step, self.names = step, names

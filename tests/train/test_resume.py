@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import demt
+from demt.train.checkpoints import Checkpoints
 from tests.train.worker import (
     finish,
     in_process,
@@ -36,13 +37,11 @@ def unbroken(tmp_path_factory):
 
 
 def states(folder):
-    """All tensors of the last checkpoint: those evaluated, those trained, optimiser and average."""
-    optimizer = torch.load(folder / "last/state/optimizer.bin")["state"]
-    found = {f"optimizer.{i}.{name}": torch.as_tensor(v) for i, entry in optimizer.items() for name, v in entry.items()}
-    found |= {f"trained.{name}": value for name, value in load_file(folder / "last/state/model.safetensors").items()}
-    balancing = load_file(folder / "last/state/model_1.safetensors")
-    average = torch.load(folder / "last/state/custom_checkpoint_0.pkl")
-    return found | balancing | average | load_file(folder / "last/model.safetensors")
+    """All tensors of the last checkpoint: those evaluated, those trained, optimiser, average and balancing."""
+    newest = Checkpoints(folder).newest()
+    found = load_file(newest / "state/state.safetensors")
+    assert {name.split("/")[0] for name in found} == {"model", "optimizer", "balancing", "ema"}
+    return {**found, **load_file(newest / "model.safetensors")}
 
 
 @pytest.mark.parametrize(("step", "workers"), [(1, 0), (4, 1), (5, 0)])
@@ -59,16 +58,17 @@ def test_killed_and_resumed(unbroken, tmp_path, step, workers):
     assert steps[-1] == 6
 
 
-@pytest.mark.parametrize("place", ["state", "flush", "link"])
+@pytest.mark.parametrize("place", ["state", "flush", "publish", "update"])
 def test_killed_while_writing(unbroken, tmp_path, place):
     recipe = tiny(tmp_path / "run", *CHANGES)
-    assert finish(in_process(train_and_die_writing, recipe, 4, place)) == -signal.SIGKILL
+    assert finish(in_process(train_and_die_writing, recipe, 6 if place == "update" else 4, place)) == -signal.SIGKILL
     for checkpoint in (tmp_path / "run/checkpoints").glob("step_*"):
         demt.MultiTaskModel.from_pretrained(checkpoint)
     demt.MultiTaskModel.from_pretrained(tmp_path / "run/last")
     run(recipe, resume=True)
     equal(states(tmp_path / "run"), states(unbroken.folder))
-    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_0000006"]
+    kept = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert kept == ["step_0000004", "step_0000006"]
 
 
 @pytest.mark.parametrize("limit", [10_000, 1_700_000])
