@@ -47,6 +47,8 @@ class CsvLog:
                 # A killed run may have left part of a row.
                 rows = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) <= start]
             self.columns = list(rows[0]) if rows else []
+        if not path.exists():
+            return
         with forgiven(f"write {str(path)!r} anew"):
             write_whole(path, lambda part: self._append(Path(part), rows, heading=bool(rows)))
 

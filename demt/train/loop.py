@@ -95,11 +95,11 @@ def train(
             # The main process has read and checked it already.
             path, progress = start
             run.load(found[1] if found is not None else read_state(path / STATE))
-        report = Report(run, checkpoints, progress, console or Console())
         if progress["step"] < recipe.steps:
             in_main(accelerator, lambda: _enough_space(run, checkpoints))
             _rehearse(run)
         in_main(accelerator, lambda: _begin(checkpoints, recipe))
+        report = Report(run, checkpoints, progress, console or Console())
         report.introduce()
         try:
             _steps(run, report)
