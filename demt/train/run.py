@@ -19,13 +19,14 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from demt.data import MultiTaskDataset
+from demt.data.published import READERS
 from demt.labels import is_class_map
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
 from demt.protocols import PROTOCOLS
 from demt.tasks import Task
-from demt.train.data import PUBLISHED, Batches, PartOfDataset, as_dataset, open_dataset, set_transform, to_device
+from demt.train.data import Batches, PartOfDataset, as_dataset, open_dataset, set_transform, to_device
 from demt.train.evaluation import evaluate, make_accelerator
 from demt.train.optim import make_optimizer, make_schedule
 from demt.train.parts import choose_parameters, merged_state, parameter_table
@@ -103,7 +104,7 @@ class Run:
             set_transform(self.train_set, data, "train", cfg)
         if val_set is None:
             set_transform(self.val_set, data, "val", cfg)
-        self.own_size = data.dataset in PUBLISHED
+        self.own_size = data.dataset in READERS
         if val_set is None and data.dataset == "folder" and data.val_ids is None:
             _logger.warning("`data.val_ids` is not given: evaluation is on all samples, those trained on among them")
         parts = [s.whole if isinstance(s, PartOfDataset) else None for s in (self.train_set, self.val_set)]

@@ -1,4 +1,4 @@
-"""Runs that are killed at random instants end with the weights of an undisturbed one, and delete nothing of a user's."""
+"""Runs that are killed at random instants end with the weights of an undisturbed one; nothing of a user's is deleted."""
 
 import os
 import random
