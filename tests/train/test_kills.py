@@ -1,4 +1,4 @@
-"""Runs that are killed at random instants end with the weights of an undisturbed one; nothing of a user's is deleted."""
+"""Runs killed at random instants end with the weights of an undisturbed one; nothing of a user's is deleted."""
 
 import os
 import random
