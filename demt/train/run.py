@@ -20,12 +20,11 @@ from torch.distributed.checkpoint.state_dict import (
 
 from demt.data import MultiTaskDataset
 from demt.data.published import READERS
-from demt.labels import is_class_map
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
 from demt.protocols import PROTOCOLS
-from demt.tasks import Task
+from demt.tasks import Task, is_class_map
 from demt.train.data import Batches, PartOfDataset, as_dataset, open_dataset, set_transform, to_device
 from demt.train.evaluation import evaluate, make_accelerator
 from demt.train.optim import make_optimizer, make_schedule
