@@ -15,7 +15,7 @@ import torch
 import demt
 
 ROOT = Path(demt.__file__).parent
-IMPORTS = (
+IMPORTS = ("demt", "demt.config", "demt.registry", "demt.released.tables", "demt.layers", "demt.data.rooms")
     "demt",
     "demt.config",
     "demt.registry",
