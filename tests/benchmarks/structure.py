@@ -16,14 +16,6 @@ import demt
 
 ROOT = Path(demt.__file__).parent
 IMPORTS = ("demt", "demt.config", "demt.registry", "demt.released.tables", "demt.layers", "demt.data.rooms")
-    "demt",
-    "demt.config",
-    "demt.registry",
-    "demt.released.tables",
-    "demt.layers",
-    "demt.data.rooms",
-    "demt.data",
-)
 HEAVY = ("torch", "torchvision", "timm", "torchmetrics", "transformers", "huggingface_hub")
 
 
