@@ -72,13 +72,12 @@ class MultiTaskModel(PretrainedModel):
 
         Raises:
             ValueError: if shape or dtype does not fit.
-            RuntimeError: within `torch.jit.trace`, which would fix the image size.
+
+        `torch.jit.trace` fixes the size: what it records refuses images of another (`demt.export.export` does not).
         """
-        if torch.jit.is_tracing():  # type: ignore[attr-defined]
-            raise RuntimeError(
-                "torch.jit.trace would fix the image size and give wrong numbers at others: use demt.export.export"
-            )
         self._check_images(images)
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+            images = fixed_size(images)
         return self.head(self._levels(images), tuple(images.shape[-2:]))  # type: ignore[no-any-return]
 
     def forward_features(self, images: Tensor) -> dict[str, Tensor]:
@@ -147,6 +146,13 @@ class MultiTaskModel(PretrainedModel):
                 f"Batch normalisation in training mode needs more than one value per channel: expected `images` larger "
                 f"than {deepest} pixels or a batch of several, got {tuple(images.shape)}; or call model.eval()"
             )
+
+
+def fixed_size(images: Tensor) -> Tensor:
+    """The images, by way of operators that fail for another batch, height or width when a trace runs them again."""
+    for dim, side in enumerate(images.shape):
+        images = images.unflatten(dim, (int(side), 1)).flatten(dim, dim + 1)
+    return images
 
 
 def _prefixed(patterns: Any) -> Any:

@@ -280,8 +280,15 @@ def test_backbone_weights_that_cannot_be_had(monkeypatch):
         demt.create_model("demt", backbone="resnet18", tasks={"depth": 1}, pretrained_backbone=True)
 
 
-def test_tracing_is_refused():
-    """A trace holds the size it was made at, and answers at others with wrong numbers."""
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_refuses_other_sizes():
+    """It holds the size that it was made at, and would give wrong numbers at others."""
     model = demt.create_model("demt_nano", tasks={"depth": 1}).eval()
-    with pytest.raises(RuntimeError, match=r"wrong numbers at others: use demt\.export"):
-        torch.jit.trace(model, torch.randn(1, 3, 64, 64), strict=False)
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, images, strict=False)
+        other = images.flip(0)
+        torch.testing.assert_close(traced(other)["depth"], model(other)["depth"], rtol=1e-4, atol=1e-5)
+        for shape in ((2, 3, 96, 64), (2, 3, 64, 97), (2, 3, 1, 96), (1, 3, 64, 96)):
+            with pytest.raises(RuntimeError, match="unflatten"):
+                traced(torch.randn(shape))
