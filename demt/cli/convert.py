@@ -28,7 +28,10 @@ def convert(
         config = network.config
         tasks = ", ".join(f"{name} ({task.channels})" for name, task in network.tasks.items())
         count = sum(p.numel() for p in network.parameters())
-        console.print(f"{config.family} on {config.backbone}, depth {config.depth}, {count / 1e6:.2f} M parameters")
-        console.print(f"Tasks: {tasks}", highlight=False)
-        console.print(f"Left out, as no output depends on them: {summary(converted.unused)}", highlight=False)
-        console.print(f'Written to {folder}; load with demt.create_model("local-dir:{folder}")', soft_wrap=True)
+        for line in (
+            f"{config.family} on {config.backbone}, depth {config.depth}, {count / 1e6:.2f} M parameters",
+            f"Tasks: {tasks}",
+            f"Left out, as no output depends on them: {summary(converted.unused)}",
+            f'Written to {folder}; load with demt.create_model("local-dir:{folder}")',
+        ):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from demt.cli.common import console, errors, friendly_errors
 
@@ -46,19 +47,21 @@ def _report(fetched: Fetched, cache_dir: Path | None) -> None:
     if fetched.mismatch:
         errors.print(
             f"[yellow]Mismatch:[/yellow] the authors label the file {fetched.label!r}, but it has "
-            f"{'; '.join(fetched.mismatch)}. It is kept as what it is.",
+            f"{escape('; '.join(fetched.mismatch))}. It is kept as what it is.",
             soft_wrap=True,
             highlight=False,
         )
     for note in fetched.notes:
-        errors.print(f"[yellow]Note:[/yellow] it has {note}; the model is built so.", soft_wrap=True, highlight=False)
+        errors.print(
+            f"[yellow]Note:[/yellow] it has {escape(note)}; the model is built so.", soft_wrap=True, highlight=False
+        )
     if fetched.left_out:
-        console.print(f"Left out, as no output depends on them: {fetched.left_out}", highlight=False)
-    console.print(f"{'Kept in' if fetched.new else 'There already:'} {fetched.folder}", soft_wrap=True, highlight=False)
+        console.print(f"Left out, as no output depends on them: {fetched.left_out}", highlight=False, markup=False)
+    kept = "Kept in" if fetched.new else "There already:"
+    console.print(f"{kept} {fetched.folder}", soft_wrap=True, highlight=False, markup=False)
     where = "" if cache_dir is None else f', cache_dir="{cache_dir}"'
-    console.print(
-        f'Load with demt.create_model("{fetched.name}", pretrained=True{where})', soft_wrap=True, highlight=False
-    )
+    load = f'Load with demt.create_model("{fetched.name}", pretrained=True{where})'
+    console.print(load, soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager

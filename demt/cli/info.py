@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from demt.cli.common import console, friendly_errors
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from demt.config import ModelConfig, PretrainedCfg
+    from demt.factory import Resolved, Weights
     from demt.released.tables import Published
 
 
@@ -22,26 +24,23 @@ def info(
 ) -> None:
     """Show what a model is, what it costs, what was published for it, and where its weights are."""
     with friendly_errors():
-        from demt.hub.folder import CONFIG, read_config
-        from demt.registry import full_name, get_config
-        from demt.released.cache import fetched_folder
+        from demt.factory import resolve
+        from demt.models.variants import SCORES
+        from demt.registry import full_name
         from demt.released.tables import published
 
-        if (Path(name) / CONFIG).is_file():
-            config, cfg = read_config(Path(name) / CONFIG)
-            row, weights = None, {"Weights": "in this folder"}
-        else:
-            name = full_name(name)
-            config, cfg = get_config(name)
-            row, weights = published(name), _weights(name)
-            if (folder := fetched_folder(name)) is not None:
-                config, _ = read_config(folder / CONFIG)
-        console.print(f"[bold]{name}[/bold]", highlight=False, soft_wrap=True)
-        console.print(_facts({**_figures(config, cfg, row), **weights}))
+        name = full_name(name)
+        found = resolve(name)
+        config, row, scores = found.config, published(name), SCORES.get(name)
+        facts = _weights(name, found.weights)
+        if (fetched := _fetched(found)) is not None:
+            config, facts = fetched, {**facts, **_deviations(fetched, name)}
+        console.print(name, style="bold", highlight=False, soft_wrap=True, markup=False)
+        console.print(_facts({**_figures(config, found.pretrained_cfg, row), **facts}))
         console.print()
-        console.print(_tasks(config, row))
+        console.print(_tasks(config, row, scores))
         console.print()
-        console.print(_footnotes(row), style="dim", highlight=False)
+        console.print(_footnotes(row, scores), style="dim", highlight=False)
 
 
 def _figures(config: ModelConfig, cfg: PretrainedCfg, row: Published | None) -> dict[str, str]:
@@ -67,7 +66,7 @@ def _facts(facts: Mapping[str, str]) -> Table:
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")
     for label, value in facts.items():
-        table.add_row(label, value)
+        table.add_row(label, escape(value))
     return table
 
 
@@ -78,20 +77,21 @@ def _decoder(config: ModelConfig) -> str:
     return f", mixer depth {config.depth}, {config.interaction} interaction, {config.query} query{gating}"
 
 
-def _tasks(config: ModelConfig, row: Published | None) -> Table:
+def _tasks(config: ModelConfig, row: Published | None, scores: Mapping[str, float] | None) -> Table:
     from rich.table import Table
 
     from demt.released.tables import MEASURES
 
+    values = {heading: found for heading, found in (("published", row and row.results), ("own", scores)) if found}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("task", "channels", "prediction", *(("metric", "published") if row and row.results else ())):
-        table.add_column(column, justify="right" if column in ("channels", "published") else "left")
+    for column in ("task", "channels", "prediction", *(["metric"] if values else []), *values):
+        table.add_column(column, justify="right" if column in ("channels", *values) else "left")
     for name, task in config.tasks.items():
         cells = [name, str(task.channels), _PREDICTIONS[task.activation] + (f" in {task.unit}" if task.unit else "")]
-        if row and row.results:
-            metric, unit = MEASURES[name]
-            cells += [f"{metric}, {unit}", f"{row.results[name]:g}" if name in row.results else "-"]
-        table.add_row(*cells)
+        if values:
+            cells.append(", ".join(MEASURES.get(name, ("-",))))
+            cells += [f"{found[name]:g}" if name in found else "-" for found in values.values()]
+        table.add_row(*map(escape, cells))
     return table
 
 
@@ -104,33 +104,34 @@ _PREDICTIONS = {
 }
 
 
-def _weights(name: str) -> dict[str, str]:
-    from demt.hub.availability import weights_of
-
-    weights = weights_of(name)
+def _weights(name: str, weights: Weights | None) -> dict[str, str]:
     if weights is None:
         return {"Weights": "none yet; demt.create_model makes random ones"}
-    if weights.here:
-        return {"Weights": f"{weights.address}, on this machine", **_deviations(name)}
     if weights.place == "hub":
-        return {"Weights": f"{weights.address}, downloaded when first used"}
+        where = "on this machine" if weights.here else "downloaded when first used"
+        return {"Weights": f"https://huggingface.co/{weights.address.partition('@')[0]}, {where}"}
+    if weights.here:
+        return {"Weights": f"{weights.address}, on this machine"}
     return {"Weights": f"with the authors; to get them: demt fetch {name}", "Their file": weights.address}
 
 
-def _deviations(name: str) -> dict[str, str]:
-    """Where a fetched model is not built as its name says."""
+def _fetched(found: Resolved) -> ModelConfig | None:
+    """What a model that `demt fetch` got is built as; it may not be what its name says."""
     from demt.hub.folder import CONFIG, read_config
-    from demt.released.cache import fetched_folder
 
-    if (folder := fetched_folder(name)) is None:
-        return {}
+    weights = found.weights
+    fetched = weights is not None and weights.here and weights.place == "authors"
+    return read_config(Path(weights.address) / CONFIG)[0] if weights and fetched else None
+
+
+def _deviations(config: ModelConfig, name: str) -> dict[str, str]:
     from demt.released.fetch import deviations
 
-    found = deviations(read_config(folder / CONFIG)[0], name)
-    return {"Differs": "; ".join(found)} if found else {}
+    differences = deviations(config, name)
+    return {"Differs": "; ".join(differences)} if differences else {}
 
 
-def _footnotes(row: Published | None) -> str:
+def _footnotes(row: Published | None, scores: Mapping[str, float] | None) -> str:
     from demt.released.tables import PROTOCOL
 
     notes = [
@@ -140,4 +141,6 @@ def _footnotes(row: Published | None) -> str:
     if row and row.results:
         shared = f" They give one row for {' and '.join(row.names)}." if len(row.names) > 1 else ""
         notes.append(f"Published: {row.label}, by its authors (protocol {PROTOCOL}), not measured here.{shared}")
+    if scores:
+        notes.append("Own: on 300 synthetic rooms of 96 x 128 that had no part in training; see docs/weights.md.")
     return "\n".join(notes)

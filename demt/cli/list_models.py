@@ -13,7 +13,7 @@ from demt.cli.common import console, errors, friendly_errors
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from demt.hub.availability import Weights
+    from demt.factory import Weights
 
 
 def list_models(
@@ -62,7 +62,7 @@ def _table(names: list[str], details: bool) -> Table:
     from rich.progress import track
     from rich.table import Table
 
-    from demt.hub.availability import weights_of
+    from demt.factory import weights_of
     from demt.registry import split_name
     from demt.tasks import DATASETS
 
@@ -73,23 +73,29 @@ def _table(names: list[str], details: bool) -> Table:
         lines.setdefault(arch if tag in DATASETS else name, {})[tag.partition("_")[0]] = name
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model", no_wrap=True)
-    for column in ("M params", "GMACs", "at") if details else ():
-        table.add_column(column, justify="right", no_wrap=True)
     # The data sets that models have tags for.
     datasets = [d for d in DATASETS if any(d in tags for tags in lines.values())]
-    for dataset in datasets:
-        table.add_column(dataset)
+    for column in ("M params", "GMACs", "at") if details else ():
+        table.add_column(column, justify="right", no_wrap=True)
+    # Beside the costs, a column for every data set would not fit 80 columns.
+    for column in ["weights"] if details else datasets:
+        table.add_column(column)
     for line in track(lines, "Counting", console=errors, transient=True, disable=not (details and errors.is_terminal)):
         tags = lines[line]
-        costs = _costs(next(iter(tags.values()))) if details else ()
-        table.add_row(line, *costs, *(_mark(weights_of(tags[d])) if d in tags else "" for d in datasets))
+        marks = {d: _mark(weights_of(tags[d])) if d in tags else "" for d in datasets}
+        if details:
+            places = {mark: " ".join(d for d in datasets if marks[d] == mark) for mark in marks.values() if mark}
+            told = " ".join(f"{mark} {names}" for mark, names in places.items())
+            table.add_row(line, *_costs(next(iter(tags.values()))), told)
+        else:
+            table.add_row(line, *marks.values())
     return table
 
 
 def _pretrained_table(names: list[str]) -> Table:
     from rich.table import Table
 
-    from demt.hub.availability import weights_of
+    from demt.factory import weights_of
     from demt.released.tables import published
 
     table = Table(box=None, pad_edge=False, header_style="bold")

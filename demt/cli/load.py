@@ -1,19 +1,16 @@
-"""A model as the commands take it: by name, from the Hub, from a folder or a released checkpoint."""
+"""A model as the commands take it: all that `create_model` takes, or a checkpoint file of the released code."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
-
     from demt.models import MultiTaskModel
 
 
 def load_model(name: str, random_weights: bool = False) -> MultiTaskModel:
-    """The model that a user means by `name`.
+    """The model that a user means by `name`, in eval mode.
 
     Raises:
         FileNotFoundError, ValueError, OSError: if there is none, or it has no weights.
@@ -21,27 +18,18 @@ def load_model(name: str, random_weights: bool = False) -> MultiTaskModel:
     import torch
 
     import demt
-    from demt.hub.availability import weights_of
-    from demt.hub.remote import HUB, LOCAL
+    from demt.factory import resolve
 
-    path = Path(name)
-    network: torch.nn.Module
-    located = name.startswith((HUB, LOCAL))
-    if random_weights and (located or path.exists()):
+    is_file = Path(name).is_file() and not demt.is_model(name)
+    found = None if is_file else resolve(name)
+    if random_weights and (found is None or found.is_saved):
         raise ValueError(f"{name!r} brings its own weights: drop --random-weights")
-    if located:
-        network = demt.MultiTaskModel.from_pretrained(name)
-    elif path.is_dir():
-        network = demt.MultiTaskModel.from_pretrained(path)
-    elif path.is_file():
-        network = demt.load_released(path)
-    elif os.sep in name or path.suffix in (".ckpt", ".pth", ".tar", ".pt"):
-        raise FileNotFoundError(f"No folder or checkpoint at {name!r}")
-    else:
-        torch.manual_seed(0)
-        if not random_weights and demt.is_model(name) and weights_of(name) is None:
-            raise ValueError(f"There are no weights for {name!r} yet; add --random-weights to try it without")
-        network = demt.create_model(name, pretrained=not random_weights)
-    if not isinstance(network, demt.MultiTaskModel):
-        raise ValueError(f"{name!r} holds no whole model")
-    return network
+    if found is None:
+        network = demt.load_released(name)
+        if not isinstance(network, demt.MultiTaskModel):
+            raise ValueError(f"{name!r} holds a head without backbone; load it with demt.load_released")
+        return network
+    if found.weights is None and not random_weights:
+        raise ValueError(f"There are no weights for {name!r} yet; add --random-weights to try it without")
+    torch.manual_seed(0)
+    return demt.create_model(name, pretrained=not random_weights).eval()

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from demt.cli.common import console, errors, friendly_errors
 
 if TYPE_CHECKING:
-    from demt.hub.publish import Prepared
+    from demt.cli.upload import Prepared
 
 
 def publish(
@@ -33,8 +34,8 @@ def publish(
 ) -> None:
     """Check a saved model, write its card, and put both on the Hugging Face Hub. Log in first: hf auth login."""
     with friendly_errors():
+        from demt.cli.upload import prepared, read_results, upload
         from demt.hub.card import ModelCard
-        from demt.hub.publish import prepared, read_results, upload
         from demt.registry import is_model
 
         card = ModelCard(
@@ -70,6 +71,6 @@ def _show(what: Prepared) -> None:
         console.print(f"{file.name:<20} {file.stat().st_size / 1e6:10.3f} MB", highlight=False)
     console.print(f"sha256 of model.safetensors: {what.sha256}", soft_wrap=True, highlight=False)
     for name in what.left_out:
-        errors.print(f"[yellow]Not uploaded:[/yellow] {name}", highlight=False)
+        errors.print(f"[yellow]Not uploaded:[/yellow] {escape(name)}", highlight=False)
     for warning in what.warnings:
-        errors.print(f"[yellow]Note:[/yellow] {warning}", highlight=False, soft_wrap=True)
+        errors.print(f"[yellow]Note:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import CommitInfo
-from torch import nn
+from torch import Tensor, nn
 
 from demt.config import ModelConfig, PretrainedCfg
 from demt.hub import remote as hub
@@ -129,11 +130,37 @@ class PretrainedModel(nn.Module):
         if repo_id is not None:
             pretrained_cfg = dataclasses.replace(pretrained_cfg, hf_hub_id=repo_id, revision=folder.name)
             name = f"{repo_id}@{folder.name[:10]}/{WEIGHTS}"
-        trained = cls.outline(config, name)
-        check_shapes(state, trained.state_dict(), name)
-        model = cls(config.replace(**overrides), pretrained_cfg=pretrained_cfg)
-        load_weights(model, state, config.tasks, name, trained=trained)
-        return model.eval()
+        return cls.with_weights(config.replace(**overrides), pretrained_cfg, state, name, trained=config).eval()
+
+    @classmethod
+    def with_weights(
+        cls: type[Model],
+        config: ModelConfig,
+        pretrained_cfg: PretrainedCfg,
+        state: Mapping[str, Tensor],
+        source: str,
+        *,
+        trained: ModelConfig | None,
+    ) -> Model:
+        """The model of a configuration with the weights of one that may differ in tasks, channels and image size.
+
+        Args:
+            config: What to build.
+            pretrained_cfg: How images are prepared.
+            state: The weights.
+            source: What messages call them.
+            trained: The model they are of; None if that is not known.
+
+        Raises:
+            ValueError: if they do not fit, or one is not finite.
+        """
+        outline = None
+        if trained is not None:
+            outline = cls.outline(trained, source)
+            check_shapes(state, outline.state_dict(), source)
+        model = cls(config, pretrained_cfg=pretrained_cfg)
+        load_weights(model, state, trained.tasks if trained else None, source, trained=outline)
+        return model
 
     @classmethod
     def outline(cls: type[Model], config: ModelConfig, source: str) -> Model:

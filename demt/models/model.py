@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ class MultiTaskModel(PretrainedModel):
 
     backbone: Any
     head: MultiTaskHead
+
+    if TYPE_CHECKING:
+
+        def __call__(self, images: Tensor) -> dict[str, Tensor]: ...
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The table of published variants: families × backbones, and one nano model per family. Data only: no torch, no timm."""
+"""The table of published variants: families × backbones, and one nano model per family."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ from typing import Any
 import demt
 from demt.data import MultiTaskDataset
 from demt.data.published import READERS
-from demt.hub.availability import weights_of
-from demt.hub.remote import HUB, LOCAL
+from demt.factory import weights_of
 from demt.models import MultiTaskModel
+from demt.models.variants import FAMILIES
 from demt.registry import get_function
 from demt.tasks import Task
 from demt.train.data import seed_all
@@ -24,13 +24,10 @@ def make_model(recipe: Recipe, data: DataPart, tasks: dict[str, Task]) -> MultiT
     """The model of a recipe, for the data's tasks."""
     part = recipe.model
     options: dict[str, Any] = {"tasks": tasks, **part.args}
-    if not part.name.startswith((LOCAL, HUB)):
-        pretrained = _has_weights(part.name) if part.pretrained is None else part.pretrained
-        options |= {"pretrained": pretrained, "pretrained_backbone": part.pretrained_backbone}
+    pretrained = _has_weights(part.name) if part.pretrained is None else part.pretrained
+    options |= {"pretrained": pretrained, "pretrained_backbone": part.pretrained_backbone}
     seed_all(recipe.seed)
     model = demt.create_model(part.name, **options)
-    if not isinstance(model, MultiTaskModel):
-        raise ValueError(f"`model.name` {part.name!r} holds no whole model")
     if part.init is not None:
         _take_weights(model, part.init)
     return model
@@ -50,11 +47,11 @@ def state_sizes(model: MultiTaskModel, data: DataPart, train_set: MultiTaskDatas
 
 def _has_weights(name: str) -> bool:
     """Whether a name has weights on this machine or the Hub; says so where not."""
-    if not demt.is_model(name) or get_function(name) is not None:
-        return False
     weights = weights_of(name)
     if weights is not None and (weights.here or weights.place == "hub"):
         return True
+    if get_function(name) is not None or name in FAMILIES:
+        return False
     fetch = f"; `demt fetch {name}` gets the authors'" if weights is not None else ""
     _logger.warning("`model.name` %s has no weights here: decoder and heads start untrained%s", name, fetch)
     return False
@@ -62,8 +59,7 @@ def _has_weights(name: str) -> bool:
 
 def _take_weights(model: MultiTaskModel, source: str) -> None:
     """Copy the weights of another model that have the same names and shapes."""
-    options: dict[str, Any] = {} if source.startswith((LOCAL, HUB)) else {"pretrained": True}
-    given, state = demt.create_model(source, **options).state_dict(), model.state_dict()
+    given, state = demt.create_model(source, pretrained=True).state_dict(), model.state_dict()
     common = {name: value for name, value in given.items() if name in state and value.shape == state[name].shape}
     if not common:
         raise ValueError(f"`model.init` {source!r} has no weights in common with the model")

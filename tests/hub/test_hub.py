@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 import demt
 from demt import registry
 from demt.cli import app
+from demt.models.variants import Variant
 from tests.hub_server import READER, TOKEN, HubServer
 
 REPO = "org/name"
@@ -79,8 +80,7 @@ def register(monkeypatch):
     def put(name, **location):
         config = demt.create_model("demt_nano", tasks={"depth": 1}).config
         cfg = demt.PretrainedCfg(tag="own", input_size=(3, 96, 128), hf_hub_id=REPO, **location)
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-        registry.register_config(name, config, {"own": cfg}, {"own": config.tasks})
+        monkeypatch.setitem(registry.MODELS, f"{name}.own", Variant(config, cfg))
 
     return put
 

@@ -10,9 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 import demt
-from demt.cli import app
-from demt.hub import publish
-from demt.hub.publish import read_results
+from demt import registry
+from demt.cli import app, upload
+from demt.cli.upload import read_results
 from demt.models import variants
 from tests.hub.test_hub import client, hub  # noqa: F401
 from tests.hub_server import TOKEN
@@ -72,15 +72,10 @@ def test_what_is_pushed_can_be_created_by_name(folder, hub, monkeypatch):  # noq
     assert repository.commits[commit]["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert "license: mit" in repository.commits[commit]["README.md"].decode()
     name, *entry = re.search(r'"(\S+)": \("(\S+)", "(\w{40})", "(\w{64})"\),', result.stdout).groups()
-    monkeypatch.setattr(variants, "HUB", {name: tuple(entry)})
-    try:
-        variants._register()
-        model = demt.create_model("demt_nano.pascal", pretrained=True)
-        assert "demt_nano.pascal" in demt.list_models(pretrained=True)
-        assert re.search(r"demt_nano +hub|demt_nano +here", CliRunner().invoke(app, ["list", "demt_nano"]).stdout)
-    finally:
-        monkeypatch.undo()
-        variants._register()
+    monkeypatch.setattr(registry, "MODELS", variants.make_table({name: tuple(entry)}))
+    model = demt.create_model("demt_nano.pascal", pretrained=True)
+    assert "demt_nano.pascal" in demt.list_models(pretrained=True)
+    assert re.search(r"demt_nano +hub|demt_nano +here", CliRunner().invoke(app, ["list", "demt_nano"]).stdout)
     state = safetensors.torch.load_file(folder / "model.safetensors")
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
@@ -93,14 +88,14 @@ def test_without_the_right_to_write(folder, hub):  # noqa: F811
 
 def test_what_comes_back_damaged_is_noticed(folder, hub, monkeypatch):  # noqa: F811
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    push = publish.push
+    push = upload.push
 
     def damage(staged, *arguments, **options):
         commit = push(staged, *arguments, **options)
         hub.repos[REPO].commits[commit.oid]["model.safetensors"] = b"other"
         return commit
 
-    monkeypatch.setattr(publish, "push", damage)
+    monkeypatch.setattr(upload, "push", damage)
     result = run(folder, REPO, "--licence", "mit", "--push")
     assert result.exit_code == 1
     assert "sha256" in result.stderr

@@ -1,4 +1,4 @@
-"""Checking a saved model and putting it on the Hugging Face Hub with its card."""
+"""What `demt publish` does: it checks a saved model and puts it on the Hugging Face Hub with its card."""
 
 from __future__ import annotations
 
@@ -61,8 +61,9 @@ def prepared(folder: str | PathLike[str], repo_id: str, card: ModelCard) -> Iter
         card: What the card says beside what the model itself knows; `licence` is needed.
 
     Raises:
-        FileNotFoundError: if the folder or one of its files is missing.
+        FileNotFoundError: if the folder, one of its files or the card's picture is missing.
         ValueError: if the model fails a check.
+        OSError: if a file cannot be read or copied.
     """
     path = Path(folder)
     if not _REPOSITORY.fullmatch(repo_id):
@@ -93,9 +94,7 @@ def prepared(folder: str | PathLike[str], repo_id: str, card: ModelCard) -> Iter
         )
 
 
-def upload(
-    what: Prepared, *, private: bool | None = None, token: str | None = None, message: str = "Upload model"
-) -> str:
+def upload(what: Prepared, *, private: bool | None = None) -> str:
     """Upload in one commit, read it back from the Hub, and return the commit's hash.
 
     Raises:
