@@ -106,7 +106,7 @@ def create_model(
     """
     from demt.models import MultiTaskModel
 
-    given = {
+    given: dict[str, Any] = {
         "pretrained_cfg": pretrained_cfg,
         "pretrained_cfg_overlay": pretrained_cfg_overlay,
         "checkpoint_path": checkpoint_path,
@@ -173,6 +173,7 @@ def resolve(
     if not isinstance(name, str):
         raise ValueError(f"Expected `model_name` to be a string, got {type(name).__name__}")
     is_saved = name.startswith((LOCAL, HUB)) or _is_path(name)
+    weights: Weights | None = None
     if is_saved:
         given = {"pretrained_cfg": pretrained_cfg, "checkpoint_path": checkpoint_path}
         if taken := [argument for argument, value in given.items() if value is not None]:
@@ -279,7 +280,8 @@ def _find(
     if (folder := fetched_folder(name, cache_dir)) is not None:
         return Weights("authors", True, str(folder))
     if cfg.hf_hub_id is not None:
-        cached = try_to_load_from_cache(cfg.hf_hub_id, WEIGHTS, revision=cfg.revision, cache_dir=cache_dir)
+        where = None if cache_dir is None else Path(cache_dir)
+        cached = try_to_load_from_cache(cfg.hf_hub_id, WEIGHTS, cache_dir=where, revision=cfg.revision)
         return Weights("hub", isinstance(cached, str), cfg.hf_hub_id)
     row = published(name)
     return Weights("authors", False, row.page) if row is not None and row.page else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, distributed, nn
@@ -77,6 +77,10 @@ class MultiTaskLoss(nn.Module):
         >>> result.total, result.parts["semseg"]
         (tensor(3.), tensor(0.))
     """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> LossOutput: ...
 
     def __init__(
         self,

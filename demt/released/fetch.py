@@ -13,7 +13,6 @@ from filelock import FileLock
 from demt.config import ModelConfig
 from demt.files import file_sha256
 from demt.hub.folder import CONFIG, read_config, write_folder
-from demt.inference.cost import count_parameters
 from demt.models import MultiTaskModel
 from demt.registry import full_name, get_config
 from demt.released.cache import SOURCE, fetched_folder, released_cache, source_of
@@ -193,9 +192,13 @@ def deviations(config: ModelConfig, name: str) -> tuple[str, ...]:
         if field.name not in ("tasks", "neck", "head_width"):
             value, usual = getattr(config, field.name), getattr(wanted, field.name)
             found += [f"{field.name} {value}, not {usual}"] if value != usual else []
-    count, usual = count_parameters(config), count_parameters(wanted)
+    count, usual = _count(config), _count(wanted)
     found += [f"{count / 1e6:.2f} M parameters, not {usual / 1e6:.2f} M"] if count != usual else []
     return tuple(found)
+
+
+def _count(config: ModelConfig) -> int:
+    return sum(parameter.numel() for parameter in MultiTaskModel.outline(config, "the checkpoint").parameters())
 
 
 def _channels(config: ModelConfig) -> dict[str, int]:

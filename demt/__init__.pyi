@@ -1,0 +1,37 @@
+from . import backbones as backbones
+from . import classes as classes
+from . import config as config
+from . import data as data
+from . import export as export
+from . import factory as factory
+from . import files as files
+from . import hub as hub
+from . import inference as inference
+from . import labels as labels
+from . import layers as layers
+from . import losses as losses
+from . import metrics as metrics
+from . import models as models
+from . import ops as ops
+from . import plugins as plugins
+from . import protocols as protocols
+from . import registry as registry
+from . import released as released
+from . import tasks as tasks
+from . import train as train
+from . import viz as viz
+from .config import ModelConfig as ModelConfig
+from .config import PretrainedCfg as PretrainedCfg
+from .factory import create_model as create_model
+from .hub.card import ModelCard as ModelCard
+from .inference.fuse import fuse as fuse
+from .inference.predict import predict as predict
+from .inference.preprocess import preprocess as preprocess
+from .models import MultiTaskModel as MultiTaskModel
+from .registry import is_model as is_model
+from .registry import list_models as list_models
+from .registry import register_model as register_model
+from .released.checkpoint import load_released as load_released
+from .tasks import Task as Task
+
+__version__: str
