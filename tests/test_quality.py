@@ -27,6 +27,39 @@ def test_checkers(command):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_imports_go_one_way():
+    # The contracts are in pyproject.toml.
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import demt",
+        "import demt.config",
+        "import demt.tasks",
+        "import demt.classes",
+        "import demt.plugins",
+        "import demt.registry",
+        "import demt.models.variants",
+        "import demt.released.tables",
+        "import demt; demt.list_models(pretrained=True)",
+        "from demt.cli import app; app(['list'], standalone_mode=False)",
+        "from demt.cli import app; app(['list', '--pretrained'], standalone_mode=False)",
+    ],
+)
+def test_what_needs_no_torch_loads_none(statement):
+    code = f"import sys; {statement}; print([m for m in ('torch', 'timm') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_few_modules_at_the_root():
+    assert len(list((ROOT / "demt").glob("*.py"))) <= 12
+
+
 def test_importing_demt_takes_no_optional_dependency():
     optional = ["numba", "accelerate", "torchjd", "skimage", "sklearn", "onnx", "gdown", "peft"]
     code = (

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from demt.classes import CITYSCAPES_PALETTE, NYUD_CLASSES, voc_palette
-from demt.tasks import BUILTIN, DATASETS, Task, resolve_tasks
+from demt.tasks import BUILTIN, DATASETS, RESERVED, Task, resolve_tasks
 
 
 def test_channels_and_order_of_the_data_sets():
@@ -73,3 +73,11 @@ def test_resolving():
 def test_errors(tasks, message):
     with pytest.raises(ValueError, match=message):
         resolve_tasks(tasks)
+
+
+def test_reserved_names_are_those_of_module_dicts():
+    public = {name for name in dir(torch.nn.ModuleDict()) if not name.startswith("_")}
+    assert public <= RESERVED
+    for name in ("items", "training", "_modules", "__class__"):
+        with pytest.raises(ValueError, match="is taken in torch.nn.ModuleDict"):
+            Task(name=name, channels=1)

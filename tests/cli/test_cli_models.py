@@ -1,13 +1,14 @@
 """`demt list` and `demt info`."""
 
 import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import demt
 from demt.cli import app
-from demt.models.variants import PACKAGED
+from demt.models.variants import PACKAGED, SCORES
 from demt.released.fetch import fetch
 from demt.released.tables import ROWS
 from tests.released_form import released_form, save_as_lightning
@@ -123,3 +124,31 @@ def test_a_typo():
     result = run("info", "demt_swin_tny")
     assert result.exit_code == 1
     assert "did you mean" in result.stderr
+
+
+def test_details_fit_a_usual_terminal():
+    lines = run("list", "multitask_baseline_nano", "--details").stdout.splitlines()
+    assert lines[0].split() == ["model", "M", "params", "GMACs", "at", "weights"]
+    assert lines[1].split()[-2:] == ["here", "rooms"]
+    assert max(map(len, run("list", "*swin_large", "--details").stdout.splitlines())) <= 80
+
+
+def test_own_scores_are_those_of_the_documentation():
+    text = (Path(__file__).parents[2] / "docs/weights.md").read_text(encoding="utf-8")
+    for name, scores in SCORES.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| **{name}**"))
+        miou, parts, saliency, normals, depth, edge = map(float, row.split("|")[2:-1])
+        assert list(scores.values()) == [miou, parts, saliency, normals, depth / 100, edge]
+        shown = run("info", name).stdout
+        assert re.search(rf"sal +2 +probability +maxF, % +{saliency:g}\n", shown)
+        assert "docs/weights.md" in shown
+
+
+def test_info_prints_names_of_files_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = demt.Task(name="height", channels=1, unit="[red]m[/nothing]")
+    demt.create_model("demt_nano", tasks={"height": task}).save_pretrained("[bold]mine[/x]")
+    result = run("info", "[bold]mine[/x]", width=200)
+    assert result.exit_code == 0, result.output
+    assert "[bold]mine[/x]" in result.stdout
+    assert "values in [red]m[/nothing]" in result.stdout
