@@ -30,7 +30,13 @@ CHECKERS = {
     # What users write need not be annotated; torch and timm are as they are.
     "mypy": [
         *("mypy", "--strict", "--allow-untyped-defs", "--allow-untyped-decorators", "--allow-untyped-calls"),
-        *("--follow-imports=silent", "--implicit-reexport", "--ignore-missing-imports", f"--cache-dir={ROOT / '.mypy_cache/users'}", "."),
+        *(
+            "--follow-imports=silent",
+            "--implicit-reexport",
+            "--ignore-missing-imports",
+            f"--cache-dir={ROOT / '.mypy_cache/users'}",
+            ".",
+        ),
     ],
     "pyright": ["pyright", "--pythonpath", sys.executable, "--project", "."],
 }
@@ -45,7 +51,10 @@ def project(tmp_path_factory):
         assert blocks
         (folder / f"{Path(page).stem.lower()}.py").write_text("\n".join(blocks), encoding="utf-8")
     (folder / "known.py").write_text(KNOWN, encoding="utf-8")
-    (folder / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(ROOT)], "reportMissingImports": False, "reportPrivateImportUsage": False}), encoding="utf-8")
+    (folder / "pyrightconfig.json").write_text(
+        json.dumps({"extraPaths": [str(ROOT)], "reportMissingImports": False, "reportPrivateImportUsage": False}),
+        encoding="utf-8",
+    )
     return folder
 
 
