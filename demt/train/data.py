@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from demt.config import PretrainedCfg
@@ -44,7 +44,10 @@ def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -
 
 
 def set_transform(dataset: MultiTaskDataset, data: DataPart, split: str, cfg: PretrainedCfg) -> None:
-    """Give a data set that `open_dataset` opened the transform of another preprocessing."""
+    """Give a data set that `open_dataset` opened the transform and the image channels of another preprocessing."""
+    files = dataset.dataset if isinstance(dataset, InMemory) else dataset
+    if isinstance(files, MultiTaskFolder):
+        files.in_chans = len(cfg.mean)
     published = data.dataset in READERS
     training = split == "train"
     kind = train_transform if training and data.augment else eval_transform
@@ -82,8 +85,8 @@ def _open(data: DataPart, split: str) -> MultiTaskDataset:
         size, lengths = data.size or (96, 128), {"train": data.length, "val": data.val_length}
         # Two seeds have no scene in common.
         return SyntheticRooms(size, lengths[split], seed=int(split == "val"), tasks=data.tasks)
-    if not isinstance(data.tasks, Mapping):
-        raise ValueError(f"Own data needs `data.tasks`, such as {{semseg: 5, depth: 1}}, got {data.tasks!r}")
+    if not isinstance(data.tasks, (Mapping, str)):
+        raise ValueError(f"Own data needs `data.tasks`, such as semseg=5,depth, got {data.tasks!r}")
     return MultiTaskFolder(
         data.root,
         data.tasks,
@@ -93,38 +96,6 @@ def _open(data: DataPart, split: str) -> MultiTaskDataset:
         images=data.images,
         on_error=on_error,
     )
-
-
-class PartOfDataset(MultiTaskDataset):
-    """Samples of another data set, as ``torch.utils.data.random_split`` gives them."""
-
-    def __init__(self, subset: Subset[Sample]) -> None:
-        whole = as_dataset(subset.dataset)
-        super().__init__([whole.ids[index] for index in subset.indices], whole.tasks, transform=whole.transform)
-        self.whole, self.indices = whole, list(subset.indices)
-
-    def read(self, index: int) -> Sample:
-        """The sample at `index`, before the transform. Raises `DataError`."""
-        return self.whole.read(self.indices[index])
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.whole[self.indices[index]]
-
-
-def as_dataset(dataset: Any) -> MultiTaskDataset:
-    """A data set of this package, from one or from a part of one.
-
-    Raises:
-        ValueError: for others.
-    """
-    if isinstance(dataset, Subset):
-        return PartOfDataset(dataset)
-    if not isinstance(dataset, MultiTaskDataset):
-        raise ValueError(
-            f"Expected a demt.data.MultiTaskDataset or a torch.utils.data.Subset of one, got "
-            f"{type(dataset).__name__}; subclass MultiTaskDataset, whose `read` gives a sample"
-        )
-    return dataset
 
 
 class _Draws(Sampler[tuple[int, int]]):

@@ -11,11 +11,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from demt.data import MultiTaskDataset
+from demt.data.dataset import as_multitask
 from demt.inference.preprocess import shrink
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
-from demt.train.data import Batches, as_dataset, same, share_of, to_device
+from demt.train.data import Batches, same, share_of, to_device
 from demt.train.stopping import outlive_signals
 
 
@@ -71,7 +72,7 @@ def evaluate(
         ValueError: if labels or logits do not fit or are not finite, or no task has a label in the data set. A task
             without labels is left out of the results.
     """
-    dataset = as_dataset(dataset)
+    dataset = as_multitask(dataset)
     accelerator = accelerator or make_accelerator()
     device = accelerator.device
     max_size = None if own_size else model.pretrained_cfg.max_size

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from demt.data import MultiTaskDataset
+from demt.data.counts import summary
 from demt.files import write_whole
 from demt.hub.card import ModelCard, write_card
 from demt.hub.folder import write_folder
@@ -97,7 +98,7 @@ def train(
             run.load(found[1] if found is not None else read_state(path / STATE))
         if progress["step"] < recipe.steps:
             in_main(accelerator, lambda: _enough_space(run, checkpoints))
-            _rehearse(run)
+            _rehearse(run, progress["step"])
         in_main(accelerator, lambda: _begin(checkpoints, recipe))
         report = Report(run, checkpoints, progress, console or Console())
         report.introduce()
@@ -166,8 +167,8 @@ def _enough_space(run: Run, checkpoints: Checkpoints) -> None:
         )
 
 
-def _rehearse(run: Run) -> None:
-    names = run.rehearse()
+def _rehearse(run: Run, step: int) -> None:
+    names = run.rehearse(step)
     if run.recipe.best not in names:
         close = get_close_matches(run.recipe.best, names, n=3)
         hint = f"did you mean {close}?" if close else f"an evaluation has {sorted(names)}"
@@ -201,6 +202,9 @@ class Report:
         if not self.main:
             return
         self.console.print(run.table)
+        for split, dataset in (("Training", run.train_set), ("Evaluation", run.val_set)):
+            for task, counts in summary(dataset).items():
+                self.console.print(f"{split}, labels of {task}: {counts}", highlight=False, soft_wrap=True)
         if run.accelerator.device.type == "cpu" and _has_gpu():
             self.console.print("There is a GPU, but this torch does not use it: see https://pytorch.org/get-started")
 

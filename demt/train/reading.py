@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from demt.data.declare import parse_pairs
 from demt.train.recipe import Recipe
 
 _FOLDER = Path(__file__).parent / "recipes"
@@ -134,6 +135,8 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         if others != [...] and len(value) != len(get_args(hint)):
             raise ValueError(f"Expected `{name}` to have {len(get_args(hint))} entries, got {value!r}")
         return tuple(_value(inner, entry, name) for entry in value)
+    if kind is dict and get_args(hint)[1] is str and isinstance(value, str):
+        value = parse_pairs(name, value)
     if kind is dict and isinstance(value, Mapping):
         return {str(key): _value(get_args(hint)[1], entry, f"{name}.{key}") for key, entry in value.items()}
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):

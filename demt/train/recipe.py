@@ -54,7 +54,8 @@ class DataPart:
         dataset: ``"nyud"``, ``"pascal"``, ``"cityscapes"``; ``"folder"``, own data (`demt.data.MultiTaskFolder`); or
             ``"rooms"``, `demt.data.SyntheticRooms`.
         root: Folder of the data set.
-        tasks: Own data: channels, or a task's fields, by name. Others: the names to take, as a list; by default all.
+        tasks: Own data: channels, or a task's fields, by name; or the text that ``demt data check`` proposes,
+            ``"semseg=5,depth"``, as `encodings` may be one. Others: the names to take, as a list; by default all.
         protocol: Settles size, edge weight and metrics, e.g. ``"atrc"``: see `demt.data.transforms.train_transform`.
         size: Height and width of training crops (of images, for rooms); by default the published size.
         max_size: Longest side of own images: larger ones are shrunk in training (with their labels, before they are

@@ -19,13 +19,14 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from demt.data import MultiTaskDataset
+from demt.data.dataset import MultiTaskSubset, as_multitask
 from demt.data.published import READERS
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
 from demt.protocols import PROTOCOLS
 from demt.tasks import Task, is_class_map
-from demt.train.data import Batches, PartOfDataset, as_dataset, open_dataset, set_transform, to_device
+from demt.train.data import Batches, open_dataset, set_transform, to_device
 from demt.train.evaluation import evaluate, make_accelerator
 from demt.train.optim import make_optimizer, make_schedule
 from demt.train.parts import choose_parameters, merged_state, parameter_table
@@ -90,8 +91,8 @@ class Run:
         self.recipe = recipe
         self.accelerator = accelerator or accelerator_for(recipe)
         data = recipe.data
-        self.train_set = open_dataset(data, "train") if train_set is None else as_dataset(train_set)
-        self.val_set = open_dataset(data, "val") if val_set is None else as_dataset(val_set)
+        self.train_set = open_dataset(data, "train") if train_set is None else as_multitask(train_set)
+        self.val_set = open_dataset(data, "val") if val_set is None else as_multitask(val_set)
         tasks = self.train_set.tasks
         with self.accelerator.main_process_first():
             self.plain = make_model(recipe, data, tasks) if model is None else model
@@ -106,7 +107,7 @@ class Run:
         self.own_size = data.dataset in READERS
         if val_set is None and data.dataset == "folder" and data.val_ids is None:
             _logger.warning("`data.val_ids` is not given: evaluation is on all samples, those trained on among them")
-        parts = [s.whole if isinstance(s, PartOfDataset) else None for s in (self.train_set, self.val_set)]
+        parts = [s.dataset if isinstance(s, MultiTaskSubset) else None for s in (self.train_set, self.val_set)]
         if parts[0] is not None and parts[0] is parts[1]:
             _logger.warning(
                 "`train_set` and `val_set` are parts of one data set and share its transform: if it augments, so are "
@@ -167,8 +168,8 @@ class Run:
             advance=advance,
         )
 
-    def rehearse(self) -> list[str]:
-        """Evaluate one image, with made-up labels where it has none: what an evaluation refuses shows before training.
+    def rehearse(self, step: int) -> list[str]:
+        """Evaluate one image, with made-up labels where it has none: what an evaluation refuses shows before steps.
 
         Returns:
             The names of the metrics and losses that an evaluation has.
@@ -192,7 +193,7 @@ class Run:
             metrics.update(outputs, {name: _labelled(task, batch[name]) for name, task in metrics.tasks.items()})
             self.val_criterion(outputs, batch)
         except ValueError as error:
-            raise ValueError(f"Evaluation sample {self.ids(batch)}: {error}") from error
+            raise ValueError(f"At step {step}, samples {self.ids(batch)} of the evaluation: {error}") from error
         names = [*metrics.compute(), "loss", *(f"loss/{name}" for name in self.criterion.tasks)]
         metrics.reset()
         return names

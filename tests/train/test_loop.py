@@ -200,6 +200,9 @@ def test_wrong_labels_stop_the_run_with_their_samples(tmp_path):
     data = Wrong((48, 64), 4, tasks=["semseg"], transform=eval_transform())
     with pytest.raises(ValueError, match=r"At step 0, samples \['0-00000.*'semseg': label 99 found"):
         run(tiny(tmp_path / "run"), train_set=data, val_set=data)
+    good = SyntheticRooms((48, 64), 1, tasks=["semseg"], transform=eval_transform())
+    with pytest.raises(ValueError, match=r"At step 0, samples \['0-00000\d', .*'semseg': label 99 found"):
+        run(tiny(tmp_path / "run"), train_set=data, val_set=good)
 
 
 @pytest.mark.parametrize(("length", "processes", "batch_size"), [(5, 2, 2), (1, 3, 4), (7, 3, 1), (6, 2, 3)])
