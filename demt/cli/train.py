@@ -73,6 +73,7 @@ def evaluate(
     with friendly_errors():
         from demt.data.published import READERS
         from demt.files import write_whole
+        from demt.inference.preprocess import each_channel
         from demt.train import evaluate as run
         from demt.train import open_dataset
         from demt.train.evaluation import make_accelerator
@@ -84,7 +85,7 @@ def evaluate(
         part = dataclasses.replace(
             part, protocol=protocol or None, val_ids=ids, size=size if size[0] else None, val_length=length
         )
-        opened = open_dataset(part, split, network.pretrained_cfg)
+        opened = open_dataset(part, split, each_channel(network.pretrained_cfg, network.config.in_chans))
         if wrong := [name for name, task in opened.tasks.items() if network.tasks[name].channels != task.channels]:
             raise ValueError(f"The model has other channels than the data for the tasks {wrong}")
         metrics = make_metrics(opened.tasks, part.dataset, part.protocol)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from demt.config import PretrainedCfg
 from demt.data.images import ImageLike, read_image
 from demt.models import MultiTaskModel
 
@@ -39,7 +42,8 @@ def prepare(model: MultiTaskModel, values: Tensor, max_size: int | None) -> Tens
             f"Expected `image` with {chans} channels, got {values.shape[0]}; arrays are (H, W, C), tensors (C, H, W)"
         )
     values = shrink(values[None], max_size)
-    mean, std = (_per_channel(v, chans) for v in (model.pretrained_cfg.mean, model.pretrained_cfg.std))
+    cfg = each_channel(model.pretrained_cfg, chans)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (cfg.mean, cfg.std))
     like = next(model.head.parameters())
     return ((values - mean) / std).to(like.device, like.dtype)
 
@@ -54,7 +58,14 @@ def shrink(images: Tensor, max_size: int | None) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _per_channel(values: tuple[float, ...], chans: int) -> Tensor:
-    if chans == 1:
-        values = (sum(values) / len(values),)
-    return torch.tensor([values[i % len(values)] for i in range(chans)])[:, None, None]
+def each_channel(cfg: PretrainedCfg, chans: int) -> PretrainedCfg:
+    """Preprocessing with a mean and a standard deviation for each of `chans` channels.
+
+    Grey images have the mean of those given; for further channels they repeat.
+    """
+
+    def expanded(values: tuple[float, ...]) -> tuple[float, ...]:
+        values = (sum(values) / len(values),) if chans == 1 else values
+        return tuple(values[i % len(values)] for i in range(chans))
+
+    return dataclasses.replace(cfg, mean=expanded(cfg.mean), std=expanded(cfg.std))

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 from demt.data import MultiTaskDataset
 from demt.data.dataset import MultiTaskSubset, as_multitask
 from demt.data.published import READERS
+from demt.inference.preprocess import each_channel
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
@@ -99,7 +100,8 @@ class Run:
         self.started_from = "a model given in Python" if model is not None else recipe.model.init or recipe.model.name
         if list(self.plain.tasks) != list(tasks):
             raise ValueError(f"The model has the tasks {list(self.plain.tasks)}, but the data {list(tasks)}")
-        self.config, cfg = self.plain.config, self.plain.pretrained_cfg
+        self.config = self.plain.config
+        cfg = self.plain.pretrained_cfg = each_channel(self.plain.pretrained_cfg, self.config.in_chans)
         if train_set is None:
             set_transform(self.train_set, data, "train", cfg)
         if val_set is None:

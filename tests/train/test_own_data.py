@@ -1,11 +1,15 @@
 """Own data: image channels of the model, tasks as text, the scale of training, and what is said of the labels."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from demt.cli import app
 from demt.train import open_dataset, recipe_from
-from tests.train.worker import quiet, run, tiny
+from tests.train.worker import quiet, reset, run, tiny
 
 
 def write(root, modes, size=(48, 64)):
@@ -32,6 +36,12 @@ def test_images_have_the_channels_of_the_model(tmp_path, mode, channels):
     assert trained.model.pretrained_cfg.input_size == (channels, 48, 64)
     printed = console.file.getvalue()
     assert "Training, labels of semseg: 2 of 2 images, 100.0% of their pixels" in printed
+    reset()
+    arguments = ["eval", tmp_path / "run/last", tmp_path, "--dataset", "folder", "--out", tmp_path / "results.json"]
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert found == pytest.approx({name: trained.results[name] for name in found}, rel=1e-4)
     assert "Training, labels of depth: 1 of 2 images, 50.0% of their pixels" in printed
 
 

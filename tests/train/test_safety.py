@@ -123,13 +123,16 @@ def test_parts_of_a_data_set(tmp_path, caplog):
         run(tiny(tmp_path / "list"), train_set=[1], val_set=two)
 
 
-def train_with_a_killed_worker(recipe, report):
-    class Deadly(SyntheticRooms):
-        def read(self, index):
-            if torch.utils.data.get_worker_info() is not None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().read(index)
+class Deadly(SyntheticRooms):
+    """Rooms that kill the worker that reads them."""
 
+    def read(self, index):
+        if torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
+def train_with_a_killed_worker(recipe, report):
     data = Deadly((48, 64), 4, tasks=["semseg", "normals", "depth"], transform=eval_transform())
     try:
         train(recipe, train_set=data, val_set=data, console=quiet())
