@@ -31,7 +31,10 @@ def read_image(image: ImageLike) -> Tensor:
             dtype or range do not fit; it names the file.
     """
     if isinstance(image, (str, PathLike)):
-        return _from_file(Path(image))
+        try:
+            return _from_file(Path(image))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"No image at {str(image)!r}") from None
     if isinstance(image, Image.Image):
         return _from_pil(image)
     if isinstance(image, np.ndarray):

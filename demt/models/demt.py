@@ -38,8 +38,10 @@ class DeMTHead(MultiTaskHead):
 
     def forward_features(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         x = self.neck(levels)  # [1] (B, D, h, w)
-        mixed = [self.run(self.mixers[task], x) for task in self.tasks]  # [2-4]
-        del x
+        mixed = []
+        for task in self.tasks:
+            mixed.append(self.run(self.mixers[task], x))  # [2-4]
+        del x  # its memory
         if self.config.interaction == "pointwise" and self.config.query == "pixelwise":
             # No pixel sees another. Without mixers all tasks share the neck's map, whose memory is still needed.
             maps = by_rows(self.decode, mixed, owner=self, reuse=mixed if self.config.depth else ())

@@ -5,8 +5,7 @@ Shapes: maps are (B, D, H, W), or (B, T, D, H, W) for the maps of T tasks.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -50,7 +49,7 @@ def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, over
     modules = [layer for layer in layers if isinstance(layer, nn.Module)]
     if not all(is_plain(module, *_KNOWN) for module in modules):
         return per_pixel_reference(maps, *layers, residual=residual)
-    steps = list(_steps(layers))
+    steps = _steps(layers)
 
     def apply(maps: Tensor, residual: Tensor | None = None) -> Tensor:
         for step in steps:
@@ -64,14 +63,18 @@ def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, over
     return by_rows(lambda *rows: [apply(*rows)], inputs, reuse=[maps] if overwrite else ())[0]
 
 
-def _steps(layers: Sequence[Layer]) -> Iterator[Callable[[Tensor], Tensor]]:
+def _steps(layers: Sequence[Layer]) -> list[Callable[[Tensor], Tensor]]:
     """The layers as functions of maps, linear ones in a row as one."""
-    layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
-    for linear_ones, group in itertools.groupby(layers, lambda layer: isinstance(layer, (nn.Linear, nn.Conv2d))):
-        if linear_ones:
-            yield _over_channels(linear, *compose(list(group)))
-        else:
-            yield from (_over_channels(layer) if isinstance(layer, nn.LayerNorm) else layer for layer in group)
+    steps: list[Callable[[Tensor], Tensor]] = []
+    row: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            row.append(layer)
+        elif not isinstance(layer, nn.Identity):
+            steps += [_over_channels(linear, *compose(row))] if row else []
+            steps.append(_over_channels(layer) if isinstance(layer, nn.LayerNorm) else layer)
+            row = []
+    return [*steps, _over_channels(linear, *compose(row))] if row else steps
 
 
 def compose(layers: Sequence[Any]) -> tuple[Tensor, Tensor | None]:

@@ -20,7 +20,9 @@ def own_data(root, names=("a", "b", "street/c"), unlabelled=()):
         image = writers.smooth_image(rng)
         semseg = rng.integers(0, 4, writers.SIZE).astype(np.uint8)
         depth = rng.integers(0, 9000, writers.SIZE).astype(np.uint16)
-        colors = rng.integers(30, 200, (*writers.SIZE, 3)).astype(np.uint8)
+        normals = rng.normal(size=(*writers.SIZE, 3))
+        normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+        colors = np.rint(127.5 * (normals + 1)).astype(np.uint8)
         writers.picture(root / f"images/{name}.png", image)
         labels = {
             "semseg": (f"semseg/{name}.png", semseg, semseg[None]),

@@ -238,9 +238,9 @@ def test_command_takes_a_folder_or_a_released_checkpoint(photo, tmp_path):
         (["none.png", "-m", "demt_nano", "--random-weights"], "No image at 'none.png'"),
         (["none.png", "-m", "demt_nano"], "There are no weights for 'demt_nano' yet; add --random-weights"),
         (["none.png", "-m", "demt_nano", "--random-weights", "--device", "foo"], "Cannot run on --device 'foo'"),
-        (["none.png", "-m", ".", "--random-weights"], "'.' brings its own weights: drop --random-weights"),
+        (["none.png", "-m", ".", "--random-weights"], "No config.json in '.'; expected local-dir:PATH"),
         (["none.png", "-m", "demt_nan"], "did you mean one of ['demt_nano'"),
-        (["none.png", "-m", "folder/model"], "No folder or checkpoint at 'folder/model'"),
+        (["none.png", "-m", "folder/model"], "No folder at 'folder/model'; expected local-dir:PATH"),
     ],
 )
 def test_command_errors_are_one_line(arguments, message, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Plain `nn.Linear` layers through oneDNN: the same numbers, and nothing else notices."""
 
-import sys
+import importlib
 import threading
 
 import pytest
@@ -9,20 +9,19 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-import demt.ops.linear as module
 from demt.backbones import create_backbone
 from demt.ops import torch_private
 from demt.ops.linear import FastLinear, fast_linear
+
+# `demt.ops.linear` as an attribute is the function.
+module = importlib.import_module("demt.ops.linear")
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """As on a processor with AVX-512; the list fills with a mark for every product that goes through `linear`."""
     calls, linear = [], module.linear
-    monkeypatch.setattr(module, "_has_avx512", lambda: True)
-    monkeypatch.setattr(
-        sys.modules["demt.ops.linear"], "_has_avx512", lambda: hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+    monkeypatch.setattr(module, "_has_avx512", lambda: hasattr(torch.ops.mkldnn, "_linear_pointwise"))
     monkeypatch.setattr(module, "linear", lambda *given: calls.append(threading.get_ident()) or linear(*given))
     return calls
 
