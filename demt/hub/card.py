@@ -87,7 +87,7 @@ def card_text(card: ModelCard, config: ModelConfig, pretrained_cfg: PretrainedCf
     tag = pretrained_cfg.tag
     # The tag may be the one of a variant that was given other tasks.
     what = tag if dict(config.tasks) == DATASETS.get(tag) else ", ".join(config.tasks)
-    title = card.title or f"{_FAMILIES[config.family]} on {config.backbone.split('.')[0]}: {what}"
+    title = card.title or f"{_FAMILIES.get(config.family, config.family)} on {config.backbone.split('.')[0]}: {what}"
     channels, height, width = pretrained_cfg.input_size
     sections = [
         f"---\n{_metadata(card, config).to_yaml()}\n---",

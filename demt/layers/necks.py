@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +135,10 @@ class TapNeck(Neck):
         size = (self.scale * height, self.scale * width)
         out: Tensor = self.fuse(torch.cat([resize(tap(level), size) for tap, level in zip(self.taps, levels)], dim=1))
         return out
+
+
+#: Necks by the names that a model's configuration has for them (`demt.config.NeckName`).
+NECKS: dict[str, Callable[[Sequence[int], int], Neck]] = {"linear": LinearNeck, "patch": PatchNeck, "taps": TapNeck}
 
 
 def _conv_twice(in_channels: int, channels: int) -> nn.Sequential:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from demt.config import ModelConfig
-from demt.layers import LinearNeck, PatchNeck, TapNeck, TaskHead
+from demt.layers import TapNeck, TaskHead
+from demt.layers.necks import NECKS
 from demt.ops.checkpoint import recomputed
 from demt.tasks import Task, resolve_tasks
 
@@ -100,4 +101,4 @@ def _neck(in_channels: Sequence[int], strides: Sequence[int], config: ModelConfi
     if name == "taps":
         # Up to stride 4, where the finest level of a pyramid is.
         return TapNeck(in_channels, config.width, scale=max(round(strides[0] / 4), 1))
-    return {"linear": LinearNeck, "patch": PatchNeck}[name](in_channels, config.width)
+    return NECKS[name](in_channels, config.width)
