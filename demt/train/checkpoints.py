@@ -69,7 +69,9 @@ class Checkpoints:
                 continue
             for text, bad in zip(damaged, reversed(self.all())):
                 _logger.warning("Damaged checkpoint %s; going on from %s, it is now %s", text, path.name, _aside(bad))
-            self.made = [name for name in progress.get("made", []) if (self.folder / name).is_dir()]
+            # The file may have been edited: nothing but a checkpoint's folder is ever deleted.
+            names = [name for name in progress.get("made", []) if isinstance(name, str) and _NAME.fullmatch(name)]
+            self.made = [name for name in names if (self.folder / name).is_dir()]
             return path, progress, state
         if damaged:
             raise ValueError(f"No checkpoint in {str(self.folder)!r} is whole: {'; '.join(damaged)}")

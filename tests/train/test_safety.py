@@ -1,5 +1,6 @@
 """A run never loses work: its folder is locked, damaged checkpoints are passed over, only its own are deleted."""
 
+import json
 import os
 import signal
 
@@ -12,7 +13,7 @@ from torch.utils.data import Subset
 from demt.data import SyntheticRooms
 from demt.data.transforms import eval_transform, train_transform
 from demt.train import loop, train
-from demt.train.checkpoints import Checkpoints
+from demt.train.checkpoints import PROGRESS, Checkpoints
 from tests.train.worker import finish, in_process, quiet, run, tiny
 
 
@@ -65,6 +66,19 @@ def test_only_recorded_checkpoints_are_deleted(points):
         "step_0000002_keep",
         "step_0000004",
     ]
+
+
+def test_an_edited_record_cannot_name_other_folders(points):
+    theirs = points.folder.parent / "theirs"
+    theirs.mkdir()
+    record = points.folder / "step_0000003" / PROGRESS
+    progress = json.loads(record.read_text())
+    record.write_text(json.dumps({**progress, "made": [f"../{theirs.name}", "..", 7, *progress["made"]]}))
+    again = Checkpoints(points.run, keep=1)
+    again.resume()
+    again.write(4, fill, {"step": 4})
+    assert theirs.is_dir()
+    assert [path.name for path in points.folder.iterdir()] == ["step_0000004"]
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
