@@ -6,6 +6,7 @@ the block out; ``<!-- needs: package -->`` above it leaves it out where that pac
 under a ``print`` is what must come out.
 """
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -122,6 +123,43 @@ def test_links_lead_somewhere(page):
     prose = BLOCK.sub("", page.read_text(encoding="utf-8"))
     for target in LINK.findall(prose):
         assert (page.parent / target).exists(), target
+
+
+NAMED = [*PAGES, *sorted((ROOT / "demt").rglob("*.py")), *sorted((ROOT / "examples").glob("*.py"))]
+
+
+def exists(name):
+    """Whether a dotted name is a module, or an attribute or annotated field of one."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[end:]:
+            if part in getattr(found, "__annotations__", {}):
+                return True
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("file", NAMED, ids=[str(file.relative_to(ROOT)) for file in NAMED])
+def test_names_and_paths_exist(file):
+    text = file.read_text(encoding="utf-8")
+    for name in sorted(set(re.findall(r"(?<![\w./@\"-])demt(?:\.[A-Za-z_]\w*)+", text))):
+        # Models and files begin with the package's name too.
+        assert exists(name) or (ROOT / "demt/models" / name).exists(), name
+    for path in sorted(set(re.findall(r"\b(?:demt|tests|docs|examples)/[\w/]*\w\.(?:py|md)\b", text))):
+        assert (ROOT / path).exists() or path == "demt/backbones/NAME.py", path
+
+
+def test_missing_names_are_found():
+    assert exists("demt.layers.LinearNeck")
+    assert not exists("demt.layers.token_gram")
+    assert not exists("demt.no_module.name")
 
 
 def test_blocks_and_commands_are_found():
