@@ -1,4 +1,4 @@
-"""Running a model that somebody may be training, in this thread or another, and that may be broken."""
+"""Running a model whose mode may be changed by another thread, and whose weights may hold NaN."""
 
 from __future__ import annotations
 
