@@ -99,6 +99,8 @@ def printed(code):
 def test_page_runs(page, prepared, tmp_path, monkeypatch, capsys):
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    # A model that one page registers is unknown to the next, as it is to a reader who opens that page alone.
+    monkeypatch.setattr("demt.registry._functions", {})
     text, names = page.read_text(encoding="utf-8"), {"__name__": f"page_{page.stem}"}
     for block in BLOCK.finditer(text):
         needs, language, info, code = block.group("needs", "language", "info", "code")
