@@ -39,7 +39,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         type(x) is Tensor
-        and all(type(each) in (Tensor, nn.Parameter) for each in (weight, bias) if each is not None)
+        and type(weight) in (Tensor, nn.Parameter)
+        and (bias is None or type(bias) in (Tensor, nn.Parameter))
         and x.is_cpu
         and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0

@@ -16,8 +16,11 @@ def is_hooked(module: nn.Module) -> bool:
 
     Torch has no public way to ask. Where a name is missing, a module counts as hooked: it is then always called.
     """
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name, True) for name in names)
+    try:
+        forward = module._forward_hooks or module._forward_pre_hooks
+        return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+    except AttributeError:
+        return True
 
 
 def all_modules_are_hooked() -> bool:
