@@ -45,7 +45,9 @@ def check(
     encodings: Annotated[
         str | None, typer.Option(help="Of own data: what pictures mean, such as depth=millimetres,edge=grey.")
     ] = None,
-    in_chans: Annotated[int, typer.Option(min=1, help="Of own data: channels of the images.")] = 3,
+    in_chans: Annotated[
+        int | None, typer.Option(min=1, help="Of own data: channels of the images; by default 3, and those of arrays.")
+    ] = None,
     index: Annotated[str | None, typer.Option(help="Of own data: an index, .csv or .jsonl.")] = None,
     ids: Annotated[str | None, typer.Option(help="Of own data: a list of samples, one a line.")] = None,
     images: Annotated[str, typer.Option(help="Of own data: the folder of the images.")] = "images",
@@ -137,7 +139,7 @@ def _own_data(
     index: str | None,
     ids: str | None,
     images: str,
-    in_chans: int,
+    in_chans: int | None,
     *,
     published: bool,
 ) -> MultiTaskFolder | None:

@@ -149,6 +149,30 @@ class RandomCrop(nn.Module):
         return f"size={self.size}, max_share={self.max_share}, tries={self.tries}, task={self.task!r}"
 
 
+class Normalize(v2.Normalize):  # type: ignore[misc]
+    """`torchvision.transforms.v2.Normalize`, which with one mean makes colour images grey (the mean of the channels).
+
+    Args:
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+
+    Raises:
+        ValueError: when called with an image of other channels.
+    """
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        chans = len(self.mean)
+        if isinstance(inpt, tv_tensors.Image) and inpt.shape[-3] == 3 and chans == 1:
+            inpt = tv_tensors.wrap(inpt.mean(-3, keepdim=True), like=inpt)
+        if isinstance(inpt, tv_tensors.Image) and inpt.shape[-3] != chans:
+            raise ValueError(
+                f"Expected images of {chans} channels, as `mean` and `std` have, got {inpt.shape[-3]}; give a mean and "
+                "a standard deviation for each channel, or read the images with other `in_chans`"
+            )
+        normalised: Tensor = super().transform(inpt, params)
+        return normalised
+
+
 class PadTo(v2.Transform):  # type: ignore[misc]
     """Pad to a size, the image in the middle; the image with 0, labels with 255.
 

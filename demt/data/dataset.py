@@ -113,7 +113,7 @@ class FileDataset(MultiTaskDataset):
     """Base of the data sets that lie on disk: subclasses say in `files` and `read_label` where and what labels are."""
 
     #: Channels of the images: see `demt.data.images.read_pixels`.
-    in_chans = 3
+    in_chans: int | None = 3
 
     def files(self, index: int) -> dict[str, Path]:
         """The files of the sample at `index`, there or not: ``"image"``, and one of each task that it has labels of."""

@@ -39,7 +39,8 @@ class MultiTaskFolder(FileDataset):
             `demt.data.encoding.ENCODINGS`, such as ``"millimetres"``; or a text, ``"depth=millimetres"``. Class ids,
             and arrays of metres, unit normals or other values as they are, need none.
         in_chans: Channels of the images: 3, 1 (colour becomes grey), 4 (pictures with an alpha channel), or as many as
-            all ``.npy`` images have; see `demt.data.images.read_pixels`.
+            all ``.npy`` images have; see `demt.data.images.read_pixels`. By default pictures have 3 and arrays those
+            they have.
         index: Path of a ``.csv`` or ``.jsonl`` file, relative to `root` or absolute.
         ids: Which samples to take, in this order: names, or the path of a text file of names, one a line.
         images: Folder of the images, without an index.
@@ -57,15 +58,15 @@ class MultiTaskFolder(FileDataset):
         tasks: TaskSpec | str,
         *,
         encodings: Mapping[str, str | Encoding] | str | None = None,
-        in_chans: int = 3,
+        in_chans: int | None = None,
         index: str | PathLike[str] | None = None,
         ids: Sequence[str] | str | PathLike[str] | None = None,
         images: str = "images",
         transform: Transform | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        if isinstance(in_chans, bool) or not isinstance(in_chans, int) or in_chans < 1:
-            raise ValueError(f"Expected `in_chans` to be a whole number >= 1, got {in_chans!r}")
+        if in_chans is not None and (isinstance(in_chans, bool) or not isinstance(in_chans, int) or in_chans < 1):
+            raise ValueError(f"Expected `in_chans` to be a whole number >= 1, or None, got {in_chans!r}")
         self.root, self.in_chans = Path(root), in_chans
         resolved = resolve_tasks(parse_tasks(tasks) if isinstance(tasks, str) and tasks not in DATASETS else tasks)
         if isinstance(encodings, str):

@@ -49,18 +49,19 @@ def read_image(image: ImageLike) -> Tensor:
     raise ValueError(f"Expected `image` to be a path, PIL image, array or tensor, got {type(image).__name__}")
 
 
-def read_pixels(path: Path, in_chans: int = 3) -> NDArray[np.uint8]:
+def read_pixels(path: Path, in_chans: int | None = 3) -> NDArray[np.uint8]:
     """An image file as (H, W, in_chans) uint8, with the values that `read_image` gives, rounded to 8 bits.
 
     Pictures have three channels: grey is repeated, transparency laid over white. For one channel their mean is taken;
     four are those of a picture with an alpha channel, as they are. Arrays (.npy) have the channels asked for, (H, W)
-    for one, as uint8 or floating point in [0, 1].
+    for one, as uint8 or floating point in [0, 1]. With None, pictures have three channels and arrays those they have.
 
     Raises:
         DataError: naming the file.
     """
     if path.suffix.lower() == ".npy":
         return _uint8_of_array(read_array(path), path, in_chans)
+    in_chans = 3 if in_chans is None else in_chans
     image = open_picture(path)
     if in_chans == 4 and image.mode == "RGBA":
         return np.array(image)
@@ -87,9 +88,9 @@ def _named(image: Image.Image, path: Path) -> Tensor:
         raise DataError(f"{str(path)!r} cannot be read as an image: {error}") from error
 
 
-def _uint8_of_array(values: NDArray[Any], path: Path, in_chans: int) -> NDArray[np.uint8]:
+def _uint8_of_array(values: NDArray[Any], path: Path, in_chans: int | None) -> NDArray[np.uint8]:
     values = values[:, :, None] if values.ndim == 2 else values
-    if values.shape[2] != in_chans:
+    if values.shape[2] != (in_chans or values.shape[2]):
         raise DataError(f"{str(path)!r}: expected an image (H, W, {in_chans}), got {values.shape}")
     if values.dtype == np.uint8:
         return values

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import torch
 from torchvision.transforms import v2
 
-from demt.data.augment import PadTo, PhotometricDistortion, RandomCrop, RandomScale, ResizeImage
+from demt.data.augment import Normalize, PadTo, PhotometricDistortion, RandomCrop, RandomScale, ResizeImage
 from demt.protocols import CITYSCAPES_SIZES, IMAGENET_MEAN, IMAGENET_STD, PROTOCOLS
 
 __all__ = [
+    "Normalize",
     "PadTo",
     "PhotometricDistortion",
     "RandomCrop",
@@ -58,7 +59,7 @@ def train_transform(
     chosen = size or published
     if chosen is None:
         raise ValueError("Own data needs the `size` (height, width) of training crops")
-    finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+    finish = [v2.ToDtype(torch.float32, scale=True), Normalize(list(mean), list(std))]
     if dataset != "cityscapes":
         zoom = [RandomScale((0.5, 2.0)), RandomCrop(chosen, max_share=0.75), v2.RandomHorizontalFlip(0.5)]
         return v2.Compose([*zoom, PhotometricDistortion(), *finish, PadTo(chosen)])
@@ -92,7 +93,7 @@ def eval_transform(
         ValueError: for an unknown data set or protocol.
     """
     chosen = size or _size_of(dataset, protocol)
-    finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+    finish = [v2.ToDtype(torch.float32, scale=True), Normalize(list(mean), list(std))]
     if dataset == "cityscapes":
         return v2.Compose([ResizeImage(chosen), *finish] if chosen else finish)
     return v2.Compose([*finish, PadTo(chosen)] if chosen else finish)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from demt.export.capture import ExportError, first_line
+from demt.ops.torch_private import compile_package, has_cpp_compiler
 
 _ANY_SIZE = 1 << 31
 
@@ -31,16 +32,10 @@ def check_available(format: str) -> None:
         missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
         if missing:
             raise ImportError(f"Writing ONNX needs {' and '.join(missing)}: pip install 'demt[onnx]'")
-    if format == "aoti":
-        from torch._inductor import exc
-        from torch._inductor.cpp_builder import get_cpp_compiler
-
-        try:
-            get_cpp_compiler()
-        except exc.InvalidCxxCompiler as error:
-            raise FileNotFoundError(
-                "A package of AOTInductor needs a C++ compiler, and there is none; install g++ or clang++"
-            ) from error
+    if format == "aoti" and not has_cpp_compiler():
+        raise FileNotFoundError(
+            "A package of AOTInductor needs a C++ compiler, and there is none; install g++ or clang++"
+        )
 
 
 def write(program: ExportedProgram, path: Path, format: str, metadata: Mapping[str, Any], opset: int) -> Runner | None:
@@ -122,15 +117,8 @@ def runner(program: ExportedProgram) -> Runner:
 
 
 def _write_aoti(program: ExportedProgram, path: Path, metadata: str) -> Runner:
-    from torch._inductor import aoti_compile_and_package, aoti_load_package
-
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         package = Path(folder) / "model.pt2"
-        aoti_compile_and_package(
-            program,
-            package_path=str(package),
-            inductor_configs={"aot_inductor.metadata": {METADATA_KEY: metadata}},
-        )
-        loaded = aoti_load_package(str(package))
+        loaded = compile_package(program, str(package), {METADATA_KEY: metadata})
         shutil.move(package, path)
     return lambda images: dict(loaded(images))

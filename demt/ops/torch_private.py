@@ -80,3 +80,34 @@ def open_sizes() -> contextlib.AbstractContextManager[object]:
     if not hasattr(_config, "backed_size_oblivious"):
         return contextlib.nullcontext()
     return _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined, no-any-return]
+
+
+def has_cpp_compiler() -> bool:
+    """Whether torch finds a C++ compiler, which packages of AOTInductor need. There is no public way to ask.
+
+    Where the names are missing, the answer is yes: compiling then says what is missing.
+    """
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+    except ImportError:
+        return True
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True
+
+
+def compile_package(program: torch.export.ExportedProgram, path: str, metadata: dict[str, str]) -> Any:
+    """Compile a program into a package of AOTInductor at `path`, and return what runs it.
+
+    Torch documents both functions under their private module; there is no other way to write such a package.
+
+    Raises:
+        ImportError: if this torch has none.
+    """
+    from torch._inductor import aoti_compile_and_package, aoti_load_package
+
+    aoti_compile_and_package(program, package_path=path, inductor_configs={"aot_inductor.metadata": metadata})
+    return aoti_load_package(path)

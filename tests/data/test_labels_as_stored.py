@@ -179,6 +179,19 @@ def test_images_of_other_channels(tmp_path, chans):
     assert np.array_equal(MultiTaskFolder(tmp_path, {"semseg": 5}, in_chans=chans)[0]["image"].numpy(), expected)
 
 
+def test_the_transform_settles_the_channels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    folder(tmp_path, "semseg", IDS, image=pixels[:, :, :3])
+    grey = MultiTaskFolder(tmp_path, {"semseg": 5}, transform=transforms.eval_transform(mean=[0.5], std=[0.5]))
+    expected = (pixels[:, :, :3].astype(float).mean(-1) / 255 - 0.5) / 0.5
+    assert np.allclose(grey[0]["image"].numpy()[0], expected, atol=1e-5)
+    np.save(tmp_path / "images/a.npy", pixels)
+    (tmp_path / "images/a.png").unlink()
+    colour = MultiTaskFolder(tmp_path, {"semseg": 5}, transform=transforms.eval_transform())
+    with pytest.raises(ValueError, match=r"Expected images of 3 channels.*got 4"):
+        colour[0]
+
+
 def test_parts_and_their_summary(tmp_path):
     for name in "abcd":
         writers.picture(tmp_path / f"images/{name}.png", np.zeros((8, 8, 3), np.uint8))
