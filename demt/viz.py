@@ -62,16 +62,40 @@ def panel(
     prediction: Mapping[str, NDArray[Any]],
     tasks: Mapping[str, Task],
     *,
+    labels: Mapping[str, NDArray[Any]] | None = None,
     note: str | None = None,
     cell_width: int = 420,
 ) -> Image.Image:
-    """The image and all predictions side by side, with titles, legends and an optional note above."""
-    scale = cell_width / image.width
-    size = (cell_width, max(round(image.height * scale), 1))
-    cells: list[tuple[str, Image.Image, Legend]] = [("Image", image.convert("RGB"), [])]
+    """The image and all predictions with titles and legends, for people to look at.
+
+    Args:
+        image: The image.
+        prediction: Predictions by task, as `demt.predict` gives them, of the image's size.
+        tasks: Tasks by name.
+        labels: Labels by task, (C, H, W) or (H, W), of the image's size: each is drawn to the right of its prediction,
+            in the same colours, hatched where a pixel has no label.
+        note: A line above.
+        cell_width: Width of the picture of a task, in pixels.
+    """
+    size = (cell_width, max(round(image.height * cell_width / image.width), 1))
+    cells: list[tuple[str, Image.Image, Legend]] = [("Image", _fitted(image.convert("RGB"), size), [])]
     for name, values in prediction.items():
-        cells.append((title(tasks[name]), task_picture(tasks[name], values), legend(tasks[name], values)))
-    columns = min(len(cells), 3 if len(cells) != 4 else 2)
+        task, name_of_cell, void = tasks[name], title(tasks[name]), None
+        if labels and name in labels:
+            label, labelled = filled(task, labels[name])
+            # One map of both: the colours of a range are those of their common range.
+            values = np.concatenate([values, label.astype(values.dtype)], axis=-1)
+            name_of_cell, void = f"{name_of_cell}: predicted, labelled", ~labelled
+        picture = task_picture(task, values)
+        halves = [picture] if void is None else [picture.crop(box) for box in _halves(picture)]
+        shown = [_fitted(half, size) for half in halves]
+        if void is not None:
+            mask = Image.fromarray(void).resize(size, Image.Resampling.NEAREST)
+            shown[1] = Image.fromarray(hatched(np.array(shown[1]), np.array(mask)))
+        cells.append((name_of_cell, _beside(shown), legend(task, values)))
+    cell_width *= 2 if labels else 1
+    size = (cell_width, size[1])
+    columns = min(len(cells), 2 if labels or len(cells) == 4 else 3)
     gap, heading, rows = 16, 30, math.ceil(len(cells) / columns)
     legend_height = 44
     top = gap + (34 if note else 0)
@@ -85,10 +109,46 @@ def panel(
         x = gap + index % columns * (cell_width + gap)
         y = top + index // columns * (heading + size[1] + legend_height + gap)
         draw.text((x, y + 4), heading_text, fill=_INK, font=ImageFont.load_default(17))
-        resample = Image.Resampling.NEAREST if picture.mode == "P" else Image.Resampling.LANCZOS
-        canvas.paste(picture.resize(size, resample).convert("RGB"), (x, y + heading))
+        canvas.paste(picture, (x, y + heading))
         _draw_legend(draw, entries, x, y + heading + size[1] + 5, cell_width)
     return canvas
+
+
+def filled(task: Task, label: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """A label map (C, H, W) or (H, W) in the form of a prediction, and which of its pixels (H, W) have a label.
+
+    The others get a value that a labelled pixel has, so that the range of colours stays as it is.
+    """
+    maps = label if label.ndim == 3 else label[None]
+    labelled: NDArray[np.bool_] = (maps != task.ignore_index).all(0)
+    if task.activation == "unit":
+        labelled &= (maps != 0).any(0)
+    values = np.where(labelled, maps, maps[:, labelled][:, :1, None] if labelled.any() else 0)
+    return (values[0] if len(values) == 1 else values), labelled
+
+
+def hatched(pixels: NDArray[np.uint8], void: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) with diagonal grey lines where `void` (H, W): there is no label."""
+    rows, columns = np.mgrid[: void.shape[0], : void.shape[1]]
+    lines = np.where((rows + columns) % 8 < 2, np.uint8(150), np.uint8(225))
+    return np.where(void[:, :, None], lines[:, :, None], pixels)
+
+
+def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    resample = Image.Resampling.NEAREST if picture.mode == "P" else Image.Resampling.LANCZOS
+    return picture.resize(size, resample).convert("RGB")
+
+
+def _halves(picture: Image.Image) -> list[tuple[int, int, int, int]]:
+    middle = picture.width // 2
+    return [(0, 0, middle, picture.height), (middle, 0, picture.width, picture.height)]
+
+
+def _beside(pictures: list[Image.Image]) -> Image.Image:
+    both = Image.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height))
+    for index, picture in enumerate(pictures):
+        both.paste(picture, (index * pictures[0].width, 0))
+    return both
 
 
 def title(task: Task) -> str:

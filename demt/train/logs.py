@@ -153,12 +153,15 @@ class ProgressLog:
 
 
 def draw_samples(model: MultiTaskModel, dataset: MultiTaskDataset, count: int, folder: Path, step: int) -> None:
-    """Panels of the predictions on the first samples of a data set, as ``step_0000100_ID.png``."""
+    """Panels of predictions and labels of the first samples of a data set, as ``step_0000100_ID.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(min(count, len(dataset))):
         sample = dataset.read(index)
         image = sample["image"].as_subclass(torch.Tensor)
-        picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+        pixels = image.permute(1, 2, 0).numpy()
+        shown = Image.fromarray(np.ascontiguousarray(pixels[:, :, :3] if pixels.shape[2] >= 3 else pixels[:, :, 0]))
+        labels = {name: sample[name].numpy() for name in model.tasks if name in sample}
         prediction = predict(model, image)
         name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in sample["id"])
-        panel(picture, prediction, model.tasks, note=f"step {step}").save(folder / f"step_{step:07d}_{name}.png")
+        overview = panel(shown, prediction, model.tasks, labels=labels, note=f"step {step}", cell_width=240)
+        overview.save(folder / f"step_{step:07d}_{name}.png")

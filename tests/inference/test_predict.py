@@ -193,6 +193,26 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
+def test_a_panel_shows_labels_beside_predictions():
+    tasks = {name: demt.tasks.BUILTIN[name] for name in ("sal", "depth")}
+    prediction = {"sal": np.ones((12, 16), np.float32), "depth": np.full((12, 16), 2.0, np.float32)}
+    depth = np.full((1, 12, 16), 4.0, np.float32)
+    depth[:, :6] = 255
+    labels = {"sal": np.zeros((1, 12, 16), np.uint8), "depth": depth}
+    sheet = np.array(panel(Image.new("RGB", (16, 12)), prediction, tasks, labels=labels, cell_width=64))
+    # Cells are 128 wide, pictures 64 x 48, below a gap of 16 and a heading of 30.
+    saliency = sheet[46:94, 160:288].mean(-1)
+    assert saliency[:, :64].min() == 255
+    assert saliency[:, 64:].max() == 0
+    bottom = 46 + 30 + 48 + 44 + 16
+    nearest, furthest = np.array([0, 0, 4]), np.array([252, 253, 191])
+    picture = sheet[bottom : bottom + 48, 16:144]
+    assert (picture[:, :64] == nearest).all()
+    assert (picture[24:, 64:] == furthest).all()
+    hatching = picture[:24, 64:]
+    assert set(np.unique(hatching)) == {150, 225}
+
+
 def test_command_writes_pictures_panel_and_values(photo, tmp_path):
     (tmp_path / "other").mkdir()
     for name in ("a.png", "b.jpg", "other/a.png"):

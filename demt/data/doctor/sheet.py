@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 from demt.data.dataset import FileDataset
 from demt.data.doctor.recognise import spread
 from demt.data.files import DataError
-from demt.data.tv_tensors import IGNORE, Label
+from demt.data.tv_tensors import Label
 from demt.tasks import Task
-from demt.viz import legend, task_picture, title
+from demt.viz import filled, hatched, legend, task_picture, title
 
 _INK, _MUTED, _WRONG, _PAPER = (30, 30, 30), (110, 110, 110), (180, 30, 30), (255, 255, 255)
 _CELL, _GAP, _CAPTION, _TOP = (232, 174), 10, 20, 66
@@ -56,7 +56,7 @@ def contact_sheet(datasets: Mapping[str, FileDataset], heading: str, *, rows: in
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, 8), heading, fill=_INK, font=ImageFont.load_default(17))
     right = int(_GAP + draw.textlength(heading, ImageFont.load_default(17))) + 24
-    sheet.paste(Image.fromarray(_hatch(np.zeros((16, 26, 3), np.uint8), np.ones((16, 26), bool))), (right, 11))
+    sheet.paste(Image.fromarray(hatched(np.zeros((16, 26, 3), np.uint8), np.ones((16, 26), bool))), (right, 11))
     draw.text((right + 34, 11), "no label", fill=_MUTED, font=ImageFont.load_default(13))
     for column, text in enumerate(["Image", *(title(task) for task in tasks.values())]):
         draw.text((_GAP + column * width, 40), text, fill=_INK, font=ImageFont.load_default(15))
@@ -86,14 +86,12 @@ def _cell(dataset: FileDataset, split: str, index: int, name: str) -> _Cell:
 def label_picture(label: Label, task: Task) -> tuple[Image.Image, str]:
     """A label map (C, H, W) in the colours of predictions, as large as a cell, and what it holds in a few words."""
     maps: NDArray[np.float32] = label.as_subclass(torch.Tensor).numpy()
-    labelled = (maps != IGNORE).all(0)
-    # A value that is there keeps the range of colours as it is.
-    filled = np.where(labelled, maps, maps[:, labelled][:, :1, None] if labelled.any() else 0)
-    picture = task_picture(task, filled[0] if len(filled) == 1 else filled)
+    values, labelled = filled(task, maps)
+    picture = task_picture(task, values)
     smooth = Image.Resampling.NEAREST if picture.mode == "P" else Image.Resampling.BOX
     pixels = np.array(_fitted(picture, smooth).convert("RGB"))
     void = np.array(_fitted(Image.fromarray(~labelled), Image.Resampling.NEAREST))
-    return Image.fromarray(_hatch(pixels, void)), _words(task, maps[0][labelled])
+    return Image.fromarray(hatched(pixels, void)), _words(task, maps[0][labelled])
 
 
 def _words(task: Task, known: NDArray[Any]) -> str:
@@ -110,13 +108,6 @@ def _words(task: Task, known: NDArray[Any]) -> str:
 def _fitted(picture: Image.Image, resample: Image.Resampling) -> Image.Image:
     scale = min(_CELL[0] / picture.width, _CELL[1] / picture.height)
     return picture.resize((max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)), resample)
-
-
-def _hatch(pixels: NDArray[np.uint8], void: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) with diagonal lines where there is no label."""
-    rows, columns = np.mgrid[: void.shape[0], : void.shape[1]]
-    lines = np.where((rows + columns) % 8 < 2, np.uint8(150), np.uint8(225))
-    return np.where(void[:, :, None], lines[:, :, None], pixels)
 
 
 def _draw(sheet: Image.Image, cell: _Cell, x: int, y: int, height: int) -> None:
