@@ -53,6 +53,10 @@ class FeatureBackbone:
         nearest = [min(range(len(levels)), key=lambda i: abs(self._tap_strides[i] - s)) for s in self.strides]
         return [resize(levels[i], (ceil_div(height, s), ceil_div(width, s))) for i, s in zip(nearest, self.strides)]
 
+    def own_form(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of timm's model, under timm's names, as those of this backbone."""
+        return state
+
     def _levels(self, images: Tensor) -> list[Tensor]:
         height, width = images.shape[-2:]
         deepest = max(self._tap_strides)

@@ -27,6 +27,14 @@ class ReleasedViTBackbone(ViTBackbone):
 
     antialias_positions = False
 
+    def own_form(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The patch embedding's bias goes into the position embeddings: see `_fold_patch_bias`."""
+        state = dict(state)
+        bias, positions = state.pop("patch_embed.proj.bias", None), state.get("pos_embed")
+        if bias is not None and positions is not None and positions.shape[-1:] == bias.shape:
+            state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 1:] + bias], dim=1)
+        return state
+
     def _pos_embed(self, x: Tensor) -> Tensor:
         model: Any = self
         batch, height, width, channels = x.shape

@@ -14,6 +14,7 @@ def test_published_recipes():
         "nyud_tuning",
         "pascal",
         "rooms",
+        "rooms_lite",
         "rooms_nano",
     ]
     for name in ("nyud", "pascal"):
