@@ -221,14 +221,14 @@ def _from_efficientnet_pytorch(state: dict[str, Tensor], wanted: Mapping[str, Te
     squeeze = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
     renamed = {}
     for name, tensor in state.items():
-        match = re.fullmatch(r"(?:_blocks\.(\d{1,4})\.)?(_\w+)\.(\w+)", name)
-        number, part, leaf = match.groups() if match else (None, "", "")
-        if match is not None and number is None:
-            name = f"{outside.get(part, part)}.{leaf}"
-        elif match is not None and int(number) < len(blocks):
-            stage, block = blocks[int(number)]
-            parts = squeeze | (expanding if f"_blocks.{number}._expand_conv.weight" in state else first)
-            name = f"blocks.{stage}.{block}.{parts.get(part, part)}.{leaf}"
+        if match := re.fullmatch(r"_blocks\.(\d{1,4})\.(_\w+)\.(\w+)", name):
+            number, part, leaf = match.groups()
+            if int(number) < len(blocks):
+                stage, block = blocks[int(number)]
+                parts = squeeze | (expanding if f"_blocks.{number}._expand_conv.weight" in state else first)
+                name = f"blocks.{stage}.{block}.{parts.get(part, part)}.{leaf}"
+        elif match := re.fullmatch(r"(_\w+)\.(\w+)", name):
+            name = f"{outside.get(match[1], match[1])}.{match[2]}"
         renamed[name] = tensor
     return renamed
 

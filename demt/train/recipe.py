@@ -18,7 +18,8 @@ class ModelPart:
 
     Args:
         name: As for `demt.create_model`: a name, ``local-dir:PATH`` or ``hf-hub:ORG/NAME``.
-        pretrained: Start from the weights of that name; None: where it has some on this machine or the Hub.
+        pretrained: Start from the weights of that name; None: where it has some on this machine or the Hub, and
+            `pretrained_backbone` names no file.
         pretrained_backbone: Start from timm's weights of the backbone (not where the whole model has weights), or from
             a file's: its path, see `demt.create_model`.
         init: Start from what another model, named as in `name`, has under the same names and in the same shapes: its

@@ -11,6 +11,8 @@ def test_published_recipes():
         "cityscapes",
         "finetune",
         "nyud",
+        "nyud_dinov2",
+        "nyud_dinov2_frozen",
         "nyud_tuning",
         "pascal",
         "rooms",
