@@ -71,7 +71,7 @@ def create_model(
     checkpoint_path: str | PathLike[str] | None = None,
     cache_dir: str | PathLike[str] | None = None,
     *,
-    pretrained_backbone: bool = False,
+    pretrained_backbone: bool | str | PathLike[str] = False,
     **kwargs: Any,
 ) -> MultiTaskModel:
     """Create a model.
@@ -86,7 +86,8 @@ def create_model(
         pretrained_cfg, pretrained_cfg_overlay: Replace, or change entries of, the preprocessing and weights' location.
         checkpoint_path: Weights for this model: a safetensors file, or a folder that `save_pretrained` wrote.
         cache_dir: Where downloaded files are kept; by default huggingface_hub's cache.
-        pretrained_backbone: Load timm's weights into the backbone; not where weights of the whole model are loaded.
+        pretrained_backbone: Load timm's weights into the backbone (not where weights of the whole model are loaded); or
+            the path of a file with weights for it, safetensors or ``.pth``: see `demt.backbones.load_backbone`.
         kwargs: Fields of `ModelConfig`, among them `tasks`, `backbone`, `in_chans`, `width`. With pretrained weights,
             changing tasks keeps every weight that does not depend on it, and one log line says what is new.
 
@@ -94,7 +95,8 @@ def create_model(
         The model, in training mode as timm's are (use `.eval()` to predict).
 
     Raises:
-        ValueError: for an unknown name (with the nearest ones), unknown arguments, or weights that do not fit.
+        ValueError: for an unknown name (with the nearest ones), unknown arguments, or weights that do not fit; if
+            `pretrained_backbone` is a file and the whole model has weights.
         FileNotFoundError: if a folder, file, repository or revision does not exist.
         OSError: if the Hub does not answer or refuses, or the cache cannot be written; see `demt.hub.download`.
 
@@ -104,8 +106,10 @@ def create_model(
         >>> list(model.tasks)
         ['semseg', 'depth']
     """
+    from demt.backbones.weights import check_source
     from demt.models import MultiTaskModel
 
+    check_source(pretrained_backbone)
     given: dict[str, Any] = {
         "pretrained_cfg": pretrained_cfg,
         "pretrained_cfg_overlay": pretrained_cfg_overlay,
@@ -115,7 +119,7 @@ def create_model(
     given = {name: value for name, value in given.items() if value is not None}
     if isinstance(model_name, str) and (function := get_function(model_name)) is not None:
         if pretrained_backbone:
-            given["pretrained_backbone"] = True
+            given["pretrained_backbone"] = pretrained_backbone
         model = function(pretrained=pretrained, **given, **kwargs)
         if not isinstance(model, MultiTaskModel):
             raise ValueError(
@@ -134,7 +138,12 @@ def create_model(
             found.config.replace(**kwargs),
             pretrained_cfg=found.pretrained_cfg,
             pretrained_backbone=pretrained_backbone,
-            cache_dir=cache_dir if pretrained_backbone else None,
+            cache_dir=cache_dir if pretrained_backbone is True else None,
+        )
+    if not isinstance(pretrained_backbone, bool):
+        raise ValueError(
+            f"`pretrained_backbone` {str(pretrained_backbone)!r} cannot be loaded beside the weights of the whole "
+            f"model {model_name!r}; drop one of the two (a folder's and a repository's are loaded in any case)"
         )
     trained, state, source = _read(found, cache_dir)
     config = found.config

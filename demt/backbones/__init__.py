@@ -2,5 +2,6 @@
 
 from demt.backbones.adapter import FeatureBackbone
 from demt.backbones.factory import create_backbone
+from demt.backbones.weights import load_backbone
 
-__all__ = ["FeatureBackbone", "create_backbone"]
+__all__ = ["FeatureBackbone", "create_backbone", "load_backbone"]

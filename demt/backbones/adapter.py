@@ -53,12 +53,15 @@ class FeatureBackbone:
         nearest = [min(range(len(levels)), key=lambda i: abs(self._tap_strides[i] - s)) for s in self.strides]
         return [resize(levels[i], (ceil_div(height, s), ceil_div(width, s))) for i, s in zip(nearest, self.strides)]
 
+    def own_form(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of timm's model, under timm's names, as those of this backbone."""
+        return state
+
     def _levels(self, images: Tensor) -> list[Tensor]:
         height, width = images.shape[-2:]
-        deepest = max(self._tap_strides)
-        padded = pad_to_multiple(images, deepest)
+        fit = fit_to_multiple if len(set(self._tap_strides)) == 1 else pad_to_multiple
         try:
-            maps = self._intermediates(padded)
+            maps = self._intermediates(fit(images, max(self._tap_strides)))
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, RuntimeError) as error:
@@ -121,6 +124,15 @@ def pad_to_multiple(maps: Tensor, multiple: int) -> Tensor:
     if not is_symbolic(bottom, right) and bottom == right == 0:
         return maps
     return F.pad(maps, (0, right, 0, bottom))
+
+
+def fit_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Images (B, C, H, W), enlarged a little so that both sides are multiples of `multiple`.
+
+    Patches then cover the image and nothing else, so that maps of patches are in line with it whatever its size.
+    """
+    height, width = (ceil_div(side, multiple) * multiple for side in images.shape[-2:])
+    return resize(images, (height, width))
 
 
 def crop(maps: Tensor, height: int, width: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from difflib import get_close_matches
+from os import PathLike
 from typing import Any
 
 import timm
@@ -14,16 +15,19 @@ from demt.backbones.adapter import STRIDES, FeatureBackbone, feature_backbone
 from demt.backbones.hrnet import create_hrnet
 from demt.backbones.swin import create_swin
 from demt.backbones.vit import create_vit
+from demt.backbones.weights import check_source, load_backbone
 
 _logger = logging.getLogger(__name__)
 
 
-def create_backbone(name: str, *, pretrained: bool = False, in_chans: int = 3, **kwargs: Any) -> nn.Module:
+def create_backbone(
+    name: str, *, pretrained: bool | str | PathLike[str] = False, in_chans: int = 3, **kwargs: Any
+) -> nn.Module:
     """Build a feature backbone from timm.
 
     Args:
         name: Any timm model name, with or without tag (``"swin_tiny_patch4_window7_224.ms_in22k"``).
-        pretrained: Load timm's weights.
+        pretrained: Load timm's weights; or those of a file, see `demt.backbones.load_backbone`.
         in_chans: Channels of the images; pretrained weights of the first convolution are adapted by timm.
         kwargs: Passed to timm (``drop_path_rate``, ``img_size``…).
 
@@ -32,9 +36,10 @@ def create_backbone(name: str, *, pretrained: bool = False, in_chans: int = 3, *
         (4, 8, 16, 32), or four times the patch size for a plain ViT.
 
     Raises:
-        ValueError: if timm knows no such model, or it offers no feature maps.
+        ValueError: if timm knows no such model, it offers no feature maps, or the file does not fit.
         OSError: if its weights cannot be loaded.
     """
+    check_source(pretrained)
     if not isinstance(name, str) or not timm.is_model(name):
         close = get_close_matches(str(name).split(".")[0], timm.list_models(), n=3)
         hint = f"; did you mean one of {close}?" if close else "; timm.list_models() lists them"
@@ -46,18 +51,20 @@ def create_backbone(name: str, *, pretrained: bool = False, in_chans: int = 3, *
         "vision_transformer": create_vit,
     }.get(module, _create_generic)
     try:
-        model = build(name, pretrained=pretrained, in_chans=in_chans, **kwargs)
+        model = build(name, pretrained=pretrained is True, in_chans=in_chans, **kwargs)
     except TypeError as error:
         if not kwargs:
             raise
         raise ValueError(f"timm's {name!r} does not take all of `backbone_kwargs` {kwargs}: {error}") from error
     except OSError as error:
-        if not pretrained:
+        if pretrained is not True:
             raise
         raise OSError(
-            f"The weights of the backbone {name!r} cannot be loaded; `pretrained_backbone=False` starts without. "
-            f"The reason: {error}"
+            f"The weights of the backbone {name!r} cannot be loaded; `pretrained_backbone=False` starts without, a "
+            f"file's path with those in it. The reason: {error}"
         ) from error
+    if not isinstance(pretrained, bool):
+        load_backbone(model, pretrained)
     return model
 
 

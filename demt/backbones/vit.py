@@ -11,21 +11,40 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demt.backbones.adapter import FeatureBackbone, feature_backbone, pad_to_multiple, replace_parameter
+from demt.backbones.adapter import (
+    FeatureBackbone,
+    feature_backbone,
+    fit_to_multiple,
+    pad_to_multiple,
+    replace_parameter,
+)
 from demt.ops.resize import is_symbolic
 
 
 class ViTBackbone(FeatureBackbone, VisionTransformer):
-    """Raw outputs of four blocks, evenly spread, as maps at the patch stride; images are padded at the end."""
+    """Raw outputs of four blocks, evenly spread, as maps at the patch stride; images are enlarged to whole patches."""
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        return self._intermediates(fit_to_multiple(images, self.strides[0]))
+
+
+class ReleasedViTBackbone(ViTBackbone):
+    """As `ViTBackbone`, with images padded at the end, and position embeddings resized bicubically without antialiasing
+    (timm antialiases).
+    """
+
+    antialias_positions = False
 
     def _levels(self, images: Tensor) -> list[Tensor]:
         return self._intermediates(pad_to_multiple(images, self.strides[0]))
 
-
-class ReleasedViTBackbone(ViTBackbone):
-    """As `ViTBackbone`, with position embeddings resized bicubically without antialiasing (timm antialiases)."""
-
-    antialias_positions = False
+    def own_form(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The patch embedding's bias goes into the position embeddings: see `_fold_patch_bias`."""
+        state = dict(state)
+        bias, positions = state.pop("patch_embed.proj.bias", None), state.get("pos_embed")
+        if bias is not None and positions is not None and positions.shape[-1:] == bias.shape:
+            state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 1:] + bias], dim=1)
+        return state
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         model: Any = self

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="nyud, pascal, cityscapes, nyud_tuning, finetune, rooms, rooms_nano, or a YAML file.")
+        str,
+        typer.Argument(help="nyud, pascal, cityscapes, nyud_tuning, finetune, rooms, rooms_lite, …, or a YAML file."),
     ],
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Changes, e.g. optim.lr=1e-4 out=runs/a.")

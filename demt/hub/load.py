@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from timm.layers import resample_abs_pos_embed
-from timm.models import adapt_input_conv
 from torch import Tensor
 
+from demt.backbones.weights import adapted_first_convolution, filtered_by_timm
 from demt.tasks import Task
 
 
@@ -28,6 +27,7 @@ class MultiTask(Protocol):
 
 
 _logger = logging.getLogger("demt")
+_BACKBONE = "backbone."
 _TASK_ENTRY = re.compile(r"head\.(?:mixers|queries|heads)\.(\w+)\.")
 
 
@@ -99,15 +99,13 @@ def _task_of(name: str) -> str | None:
 def _adapt_first_convolution(
     model: MultiTask, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    first = (getattr(model.backbone, "pretrained_cfg", None) or {}).get("first_conv")
-    adapted = {}
-    for name in [f"backbone.{f}.weight" for f in ([first] if isinstance(first, str) else first or [])]:
-        old, new = state.get(name), wanted.get(name)
-        if old is None or new is None or old.ndim != 4 or old.shape[1] == new.shape[1] or old.shape[1] != 3:
-            continue
-        if old.shape[0] == new.shape[0] and old.shape[2:] == new.shape[2:]:
-            adapted[name] = adapt_input_conv(new.shape[1], old)
-    return adapted
+    old, new = _of_backbone(state), _of_backbone(wanted)
+    adapted = adapted_first_convolution(model.backbone, old, new)
+    return {f"{_BACKBONE}{name}": tensor for name, tensor in adapted.items()}
+
+
+def _of_backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(_BACKBONE): tensor for n, tensor in state.items() if n.startswith(_BACKBONE)}
 
 
 def _adapt_positions(
@@ -141,18 +139,8 @@ def _adapted_by_timm(
     backbone: Any, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Sequence[str]
 ) -> dict[str, Tensor]:
     """Those of `names` that timm's own loading for the architecture, which takes old sizes for square, makes fit."""
-    modules = (sys.modules.get(base.__module__) for base in backbone.timm_class.__mro__)
-    filters = (vars(module).get("checkpoint_filter_fn") for module in modules if module)
-    adapt = next((function for function in filters if function), None)
-    if adapt is None:
-        return {}
-    prefix = "backbone."
-    try:
-        filtered = adapt({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}, backbone)
-    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        _logger.debug("timm adapts no weights of %s: %s", backbone.timm_class.__name__, error)
-        return {}
-    adapted = {name: filtered.get(name.removeprefix(prefix)) for name in names}
+    filtered = filtered_by_timm(backbone, _of_backbone(state)) or {}
+    adapted = {name: filtered.get(name.removeprefix(_BACKBONE)) for name in names}
     return {n: tensor for n, tensor in adapted.items() if tensor is not None and tensor.shape == wanted[n].shape}
 
 

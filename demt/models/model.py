@@ -26,8 +26,8 @@ class MultiTaskModel(PretrainedModel):
     Args:
         config: What to build; `demt.create_model` makes it from a name.
         pretrained_cfg: How images are prepared.
-        pretrained_backbone: Load timm's weights into the backbone.
-        cache_dir: Where timm keeps them.
+        pretrained_backbone: Load timm's weights into the backbone, or those of a file.
+        cache_dir: Where timm keeps its own.
 
     Attributes:
         backbone: A timm model; `backbone(images)` gives four maps.
@@ -48,7 +48,7 @@ class MultiTaskModel(PretrainedModel):
         config: ModelConfig,
         *,
         pretrained_cfg: PretrainedCfg | None = None,
-        pretrained_backbone: bool = False,
+        pretrained_backbone: bool | str | PathLike[str] = False,
         cache_dir: str | PathLike[str] | None = None,
     ) -> None:
         super().__init__(config, pretrained_cfg or PretrainedCfg())

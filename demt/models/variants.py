@@ -1,4 +1,4 @@
-"""The table of published variants: families × backbones, and one nano model per family."""
+"""The table of variants: families × published backbones, small ones (nano, lite), and DINO backbones."""
 
 from __future__ import annotations
 
@@ -31,8 +31,21 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_base": ("vit_base_patch16_224.augreg_in21k_ft_in1k", {"released": True}),
     "vit_large": ("vit_large_patch16_224.augreg_in21k_ft_in1k", {"released": True}),
 }
-NANO_BACKBONE = "mobilenetv4_conv_small.e2400_r224_in1k"
-NANO: dict[str, Any] = {"width": 64, "head_width": 32}
+#: Backbones without labels in their training, which no paper of these families used; timm names as above.
+DINO: dict[str, tuple[str, dict[str, Any]]] = {
+    "dinov2_small": ("vit_small_patch14_dinov2.lvd142m", {}),
+    "dinov2_base": ("vit_base_patch14_dinov2.lvd142m", {}),
+    "dinov3_small": ("vit_small_patch16_dinov3.lvd1689m", {}),
+}
+#: Small models, in no paper either: timm name, changes, and how images are prepared where not as for ImageNet.
+SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "nano": ("mobilenetv4_conv_small.e2400_r224_in1k", {"width": 64, "head_width": 32}, {}),
+    "lite": (
+        "tf_efficientnet_lite0.in1k",
+        {"width": 64, "head_width": 32, "initial_offsets": "zero"},
+        {"mean": (0.5,) * 3, "std": (0.5,) * 3},
+    ),
+}
 
 #: Published models that differ from a variant in more than its tags: name, family, backbone, changes.
 SPECIAL: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
@@ -79,13 +92,13 @@ SIZES = {
 
 
 def variant(family: str, backbone: str, tasks: Any) -> ModelConfig:
-    """Configuration of a published family on a published backbone (short name).
+    """Configuration of a published family on a published or DINO backbone (short name).
 
     Raises:
-        KeyError: for a family or backbone that is in neither table.
+        KeyError: for a family or backbone that is in no table.
         ValueError: for tasks that `demt.tasks.resolve_tasks` does not take.
     """
-    name, arguments = BACKBONES[backbone]
+    name, arguments = {**BACKBONES, **DINO}[backbone]
     options = dict(FAMILIES[family])
     if backbone.startswith("vit"):
         # Released DeGMix on ViT-B has heads as wide as on Swin-T (1440 / 8).
@@ -123,11 +136,12 @@ def make_table(hub: Mapping[str, tuple[str, str, str]]) -> dict[str, Variant]:
         ValueError: if an entry of `hub` is not pinned; see `Variant`.
     """
     table = {}
-    for arch, config, sizes in _archs():
+    for arch, config, sizes, preprocessing in _archs():
         for tag, size in sizes.items():
             name = f"{arch}.{tag}"
             repository, revision, sha256 = hub.get(name, (None, None, None))
             cfg = PretrainedCfg(
+                **preprocessing,
                 tag=tag,
                 input_size=size,
                 file=str(PACKAGED[name]) if name in PACKAGED else None,
@@ -139,17 +153,23 @@ def make_table(hub: Mapping[str, tuple[str, str, str]]) -> dict[str, Variant]:
     return table
 
 
-def _archs() -> Iterator[tuple[str, ModelConfig, dict[str, tuple[int, int, int]]]]:
-    """Names without tags, their configuration, and the image size of each tag, which begins with its data set."""
+def _archs() -> Iterator[tuple[str, ModelConfig, dict[str, tuple[int, int, int]], dict[str, Any]]]:
+    """Names without tags, their configuration, the image size of each tag, which begins with its data set, and how
+    images are prepared.
+    """
+    small_sizes = {**dict.fromkeys(SIZES, (3, 192, 256)), "rooms": (3, 96, 128)}
     for family, options in FAMILIES.items():
-        for backbone in BACKBONES:
+        for backbone in {**BACKBONES, **DINO}:
             tuning = TUNING.get(backbone, ()) if family in ("demtg", "degmix") else ()
             sizes = {**SIZES, **{f"{tag}_tuning": SIZES[tag] for tag in tuning}}
-            yield f"{family}_{backbone}", variant(family, backbone, "nyud"), sizes
-        config = ModelConfig(family=family, backbone=NANO_BACKBONE, tasks="nyud", **{**options, **NANO})  # type: ignore[arg-type]
-        yield f"{family}_nano", config, {**dict.fromkeys(SIZES, (3, 192, 256)), "rooms": (3, 96, 128)}
+            yield f"{family}_{backbone}", variant(family, backbone, "nyud"), sizes, {}
+        for short, (backbone, changes, preprocessing) in SMALL.items():
+            # The baseline has no decoder, so none of its offsets.
+            fields = {n: v for n, v in changes.items() if n != "initial_offsets" or family != "multitask_baseline"}
+            config = ModelConfig(family=family, backbone=backbone, tasks="nyud", **{**options, **fields})  # type: ignore[arg-type]
+            yield f"{family}_{short}", config, small_sizes, preprocessing
     for name, family, backbone, changes in SPECIAL:
-        yield name, variant(family, backbone, "nyud").replace(**changes), SIZES
+        yield name, variant(family, backbone, "nyud").replace(**changes), SIZES, {}
 
 
 #: Every built-in model by its full name.

@@ -41,7 +41,7 @@ from demt.train.stopping import StopSignals
 #: What may change when a run goes on: what has no part in the numbers of the steps that are done.
 _FREE = {"out", "steps", "log_every", "eval_every", "save_every", "keep", "best", "samples", "trackers"}
 _FREE |= {f"data.{name}" for name in ("root", "workers", "in_memory", "eval_batch_size", "on_error")}
-_FREE |= {"model.grad_checkpointing", "model.compile"}
+_FREE |= {"model.grad_checkpointing", "model.compile", "model.pretrained_backbone"}
 _logger = logging.getLogger("demt")
 
 

@@ -122,8 +122,11 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if kind in (Union, types.UnionType):
         if value is None and types.NoneType in get_args(hint):
             return None
-        (inner,) = [option for option in get_args(hint) if option is not types.NoneType]
-        return _value(inner, value, name)
+        inner, *others = [option for option in get_args(hint) if option is not types.NoneType]
+        if others and type(value) not in (inner, *others):
+            wanted = " or ".join(option.__name__ for option in (inner, *others))
+            raise ValueError(f"Expected `{name}` to be {wanted}, got {value!r}")
+        return value if others else _value(inner, value, name)
     if kind is Literal:
         # YAML 1.1 reads a bare `no` as False.
         value = "no" if value is False and "no" in get_args(hint) else value

@@ -18,8 +18,10 @@ class ModelPart:
 
     Args:
         name: As for `demt.create_model`: a name, ``local-dir:PATH`` or ``hf-hub:ORG/NAME``.
-        pretrained: Start from the weights of that name; None: where it has some on this machine or the Hub.
-        pretrained_backbone: Start from timm's weights of the backbone; not where the whole model has weights.
+        pretrained: Start from the weights of that name; None: where it has some on this machine or the Hub, and
+            `pretrained_backbone` names no file.
+        pretrained_backbone: Start from timm's weights of the backbone (not where the whole model has weights), or from
+            a file's: its path, see `demt.create_model`.
         init: Start from what another model, named as in `name`, has under the same names and in the same shapes: its
             backbone, for example. Such a model is loaded with its weights.
         args: Further arguments of `demt.create_model`. The tasks are the data's.
@@ -34,7 +36,7 @@ class ModelPart:
 
     name: str = "degmix_swin_tiny.nyud"
     pretrained: bool | None = False
-    pretrained_backbone: bool = True
+    pretrained_backbone: bool | str = True
     init: str | None = None
     args: dict[str, Any] = dataclasses.field(default_factory=dict)
     backbone: Literal["train", "freeze", "lora"] = "train"

@@ -24,7 +24,10 @@ def make_model(recipe: Recipe, data: DataPart, tasks: dict[str, Task]) -> MultiT
     """The model of a recipe, for the data's tasks."""
     part = recipe.model
     options: dict[str, Any] = {"tasks": tasks, **part.args}
-    pretrained = _has_weights(part.name) if part.pretrained is None else part.pretrained
+    pretrained = part.pretrained
+    if pretrained is None:
+        # Who names a file for the backbone wants that start.
+        pretrained = isinstance(part.pretrained_backbone, bool) and _has_weights(part.name)
     options |= {"pretrained": pretrained, "pretrained_backbone": part.pretrained_backbone}
     seed_all(recipe.seed)
     model = demt.create_model(part.name, **options)

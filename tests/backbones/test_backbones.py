@@ -100,6 +100,19 @@ def test_gradient_checkpointing_gives_the_same_gradients():
             torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize(("name", "patch"), [("vit_small_patch14_dinov2", 14), ("vit_small_patch16_dinov3", 16)])
+def test_patches_cover_the_image_and_nothing_else(name, patch):
+    """An even image looks the same at every size that takes as many patches; padding would show at two of its sides."""
+    backbone = create_backbone(name, depth=4).eval()
+    with torch.no_grad():
+        whole = backbone(torch.full((1, 3, 5 * patch, 7 * patch), 0.7))
+        odd = backbone(torch.full((1, 3, 5 * patch - 9, 6 * patch + 1), 0.7))
+    assert backbone.strides == (patch,) * 4
+    for one, other in zip(whole, odd, strict=True):
+        assert one.shape == (1, 384, 5, 7)
+        torch.testing.assert_close(other, one)
+
+
 def test_dynamic_quantisation_finds_the_linear_layers():
     model = demt.create_model("demt", backbone="vit_tiny_patch16_224", tasks={"depth": 1}, width=32, heads=2).eval()
     assert {type(m) for m in model.backbone.modules() if isinstance(m, nn.Linear)} == {nn.Linear}

@@ -8,15 +8,16 @@ import timm.optim
 import torch
 
 import demt
-from demt.models.variants import BACKBONES, FAMILIES
+from demt.models.variants import BACKBONES, DINO, FAMILIES
+from demt.models.variants import SMALL as SMALL_BACKBONES
 from tests.conftest import deviation
 
 NAMES = demt.list_models()
-SMALL = [n for n in NAMES if n.endswith(("nano", "swin_tiny", "hrnet_w18"))] + ["degmix_vit_base"]
+SMALL = [n for n in NAMES if n.endswith(("nano", "swin_tiny", "hrnet_w18"))] + ["degmix_vit_base", "demt_lite"]
 
 
 def test_the_table_is_complete():
-    names = [f"{family}_{b}" for family in FAMILIES for b in [*BACKBONES, "nano"]]
+    names = [f"{family}_{b}" for family in FAMILIES for b in [*BACKBONES, *DINO, *SMALL_BACKBONES]]
     assert sorted([*names, "demt_swin_tiny_depth2"]) == NAMES
     assert demt.is_model("degmix_swin_tiny.nyud_tuning")
     assert not demt.is_model("demt_swin_tiny.nyud_tuning")
@@ -27,11 +28,11 @@ def test_the_table_is_complete():
 
 def _in_both_runs():
     """Large backbones run with one family each; with the other families they take minutes."""
-    families = list(FAMILIES)
+    families, backbones = list(FAMILIES), [*BACKBONES, *DINO]
     for name in NAMES:
-        backbone = next((b for b in BACKBONES if name.removesuffix("_depth2").endswith(b)), "nano")
-        quick = backbone in ("nano", "swin_tiny", "hrnet_w18")
-        quick = quick or name.startswith(f"{families[list(BACKBONES).index(backbone) % 4]}_")
+        backbone = next((b for b in backbones if name.removesuffix("_depth2").endswith(b)), "small")
+        quick = backbone in ("small", "swin_tiny", "hrnet_w18")
+        quick = quick or (backbone != "dinov2_base" and name.startswith(f"{families[backbones.index(backbone) % 4]}_"))
         yield pytest.param(name, marks=[] if quick else pytest.mark.slow)
 
 
@@ -107,7 +108,9 @@ def test_gradient_checkpointing_changes_no_gradient(name):
         torch.testing.assert_close(p.grad, q.grad, msg=n)
 
 
-@pytest.mark.parametrize("name", ["degmix_nano", "demt_swin_tiny", "demt_hrnet_w18", "degmix_vit_base"])
+@pytest.mark.parametrize(
+    "name", ["degmix_nano", "demt_swin_tiny", "demt_hrnet_w18", "degmix_vit_base", "demt_dinov3_small"]
+)
 def test_layer_groups_reach_every_parameter(name):
     model = demt.create_model(name)
     layers = timm.optim.param_groups_layer_decay(

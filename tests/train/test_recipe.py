@@ -11,9 +11,12 @@ def test_published_recipes():
         "cityscapes",
         "finetune",
         "nyud",
+        "nyud_dinov2",
+        "nyud_dinov2_frozen",
         "nyud_tuning",
         "pascal",
         "rooms",
+        "rooms_lite",
         "rooms_nano",
     ]
     for name in ("nyud", "pascal"):
