@@ -86,15 +86,14 @@ def label(task: Task, opinion: Opinion, size: tuple[int, ...], thresholds: Thres
         marks[values < thresholds.negative], marks[values > thresholds.positive] = 0, 1
         return marks if channels == 1 else marks.transpose(1, 2, 0)
     kind = Encoding().kind_for(task)
-    stored = np.where(finite, values, 0).astype(np.float32)
+    stored: NDArray[np.floating[Any]] = np.where(finite, values, 0).astype(np.float32)
     valid = finite if channels == 1 else finite.all(0)
     if kind == "normals":
         length = np.linalg.norm(stored, axis=0)
         valid = valid & (length > 0)
-        stored = stored / np.where(valid, length, 1)
+        # Unit vectors are as good as their third decimal.
+        stored = (stored / np.where(valid, length, 1)).astype(np.float16)
     if kind == "depth":
         valid = valid & (stored > 0)
-    stored = np.where(valid, stored, {"normals": 0, "depth": np.nan}.get(kind, IGNORE))
-    # Unit vectors are as good as their third decimal.
-    stored = stored.astype(np.float16 if kind == "normals" else np.float32)
+    stored[..., ~valid] = {"normals": 0, "depth": np.nan}.get(kind, IGNORE)
     return stored if channels == 1 else stored.transpose(1, 2, 0)

@@ -94,7 +94,7 @@ def test_what_is_stored_is_what_the_teacher_is_sure_of(pictures, tmp_path):
 def test_a_demt_model_labels_with_what_predict_gives(pictures, tmp_path):
     torch.manual_seed(0)
     model = demt.create_model("demt_nano", tasks={"semseg": 3, "sal": 2, "depth": 1, "normals": 3}).eval()
-    logits = model(demt.preprocess(model, pictures / "0.png"))["semseg"]
+    logits = model(demt.preprocess(model, pictures / "0.png"))["semseg"].detach()
     chosen = torch.nn.functional.interpolate(logits.softmax(1), size=(12, 22), mode="bilinear")[0]
     said = demt.predict(model, pictures / "0.png")
     chosen = chosen.gather(0, torch.from_numpy(said["semseg"]).long()[None])
