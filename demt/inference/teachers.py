@@ -96,7 +96,9 @@ def model_teacher(model: MultiTaskModel) -> Teacher:
             logits = finite_logits(model, prepare(model, image, model.pretrained_cfg.max_size))
             return {name: _opinion(model.tasks[name], maps, tuple(image.shape[-2:])) for name, maps in logits.items()}
 
-    digest = hashlib.sha256(repr((model.config, model.pretrained_cfg)).encode())
+    # Not where it was loaded from: a model that was moved is the same teacher.
+    cfg, outputs = model.pretrained_cfg, [(task.name, task.channels, task.activation) for task in model.tasks.values()]
+    digest = hashlib.sha256(repr((model.config.family, outputs, cfg.mean, cfg.std, cfg.max_size)).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())

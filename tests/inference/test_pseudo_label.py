@@ -14,6 +14,8 @@ import demt
 from demt import files
 from demt.cli import app
 from demt.data import MultiTaskFolder
+from demt.data.doctor.check import check_folder
+from demt.data.doctor.recognise import propose
 from demt.inference.pseudo_label import RECORD, pseudo_label
 from demt.inference.teachers import TeacherError
 from tests.train.worker import die, finish, in_process
@@ -215,9 +217,20 @@ def test_command(pictures, tmp_path):
     (pictures / "broken.jpg").unlink()
     command = ["pseudo-label", *map(str, (tmp_path / "model", pictures, tmp_path / "out"))]
     assert CliRunner().invoke(app, command).exit_code == 0
-    check = ["data", "check", str(tmp_path / "out"), "--tasks", "edge,semseg=3", "--encodings", "edge=values"]
-    result = CliRunner().invoke(app, check)
-    assert "cannot be read" not in result.output
+
+
+def test_the_folder_is_found_whole_and_recognised(pictures, tmp_path):
+    names = ("edge", "sal", "depth", "normals")
+
+    def some(pixels):
+        return {name: values for name, values in teacher(pixels).items() if name in names}
+
+    made = pseudo_label(some, pictures, tmp_path / "out", tasks=",".join(names))
+    report = check_folder(MultiTaskFolder(made.folder, made.tasks, encodings=made.encodings))
+    assert report.problems == []
+    found = propose(made.folder)
+    assert set(found.tasks.split(",")) == set(made.tasks.split(","))
+    assert set(found.encodings.split(",")) == set(made.encodings.split(","))
 
 
 def test_errors_of_the_command(pictures, tmp_path):
