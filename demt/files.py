@@ -21,9 +21,12 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_whole(path: Path, write: Callable[[str], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place: readers see the old file or the new."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+def write_whole(path: Path, write: Callable[[str], Any], *, within: Path | None = None) -> None:
+    """Let `write` fill a temporary file, then put it in place of `path`: readers see the old file or the new.
+
+    The temporary file lies beside `path`, or in the folder `within` of the same disk. A killed process leaves it there.
+    """
+    handle, temporary = tempfile.mkstemp(dir=within or path.parent, prefix=f".{path.name}-")
     os.close(handle)
     try:
         write(temporary)

@@ -9,7 +9,7 @@ import pytest
 EXAMPLES = {file.stem: file for file in sorted((Path(__file__).parents[1] / "examples").glob("*.py"))}
 
 
-NEEDS = {"finetune_own_tasks": "accelerate", "lightning_module": "lightning"}
+NEEDS = {"finetune_own_tasks": "accelerate", "learn_from_teachers": "accelerate", "lightning_module": "lightning"}
 
 
 def load(name):

@@ -16,6 +16,7 @@ from demt.cli.fetch import fetch
 from demt.cli.info import info
 from demt.cli.list_models import list_models
 from demt.cli.predict import predict
+from demt.cli.pseudo_label import pseudo_label
 from demt.cli.publish import publish
 from demt.cli.train import evaluate, train
 
@@ -42,6 +43,7 @@ def main(
 
 
 app.command()(predict)
+app.command("pseudo-label")(pseudo_label)
 app.command()(convert)
 app.command()(export)
 app.add_typer(data, name="data")

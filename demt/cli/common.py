@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -39,6 +40,16 @@ def print_error(error: object) -> None:
     """A line on standard error."""
     text = " ".join(str(error).split()) or type(error).__name__
     errors.print(f"[red]Error:[/red] {escape(text)}", soft_wrap=True, highlight=False)
+
+
+def exit_for_failed(failed: Sequence[tuple[Path, Exception]], total: int, lacking: str) -> None:
+    """Report the images that failed, a line each, and leave with exit code 1 if there are any."""
+    for image, error in failed:
+        print_error(error if str(image) in str(error) else f"{image}: {error}")
+    if failed:
+        if total > 1:
+            errors.print(f"{len(failed)} of {total} images have no {lacking}", highlight=False)
+        raise typer.Exit(1)
 
 
 def _is_about_memory(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from demt.cli.common import console, device_of, errors, friendly_errors, parse_size, print_error
+from demt.cli.common import console, device_of, errors, exit_for_failed, friendly_errors, parse_size
 from demt.cli.load import load_model
 
 
@@ -48,13 +48,8 @@ def predict(
             network, images, out, max_size=max_size, tile=tiles, overlap=overlap, batch_size=batch_size, note=note
         )
         found = list(track(jobs, "Predicting", total=len(images), console=errors, disable=not errors.is_terminal))
-    failed = [(image, result) for image, result in found if isinstance(result, Exception)]
     for _, result in found:
         if isinstance(result, Path):
             console.print(str(result), soft_wrap=True, highlight=False, markup=False)
-    for image, error in failed:
-        print_error(error if str(image) in str(error) else f"{image}: {error}")
-    if failed:
-        if len(images) > 1:
-            errors.print(f"{len(failed)} of {len(images)} images have no predictions", highlight=False)
-        raise typer.Exit(1)
+    failed = [(image, result) for image, result in found if isinstance(result, Exception)]
+    exit_for_failed(failed, len(images), "predictions")

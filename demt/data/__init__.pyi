@@ -6,6 +6,7 @@ from .encoding import ENCODINGS, Encoding
 from .files import DataError
 from .folder import MultiTaskFolder
 from .memory import InMemory
+from .mixture import Mixture
 from .published import Cityscapes, NYUDv2, PASCALContext
 from .rooms import SyntheticRooms
 from .tv_tensors import Boundary, Depth, Disparity, Label, SurfaceNormals
@@ -20,6 +21,7 @@ __all__ = [
     "Encoding",
     "InMemory",
     "Label",
+    "Mixture",
     "MultiTaskDataset",
     "MultiTaskFolder",
     "NYUDv2",

@@ -39,10 +39,13 @@ class MultiTaskDataset(Dataset[Sample]):
 
     Attributes:
         skipped: Why samples were skipped, by id; each worker process has its own.
+        mixed: Whether samples have transforms of their own, as in a `demt.data.Mixture`.
 
     Raises:
         ValueError: for an unknown `on_error`, no ids, or a task named "image" or "id".
     """
+
+    mixed = False
 
     def __init__(
         self,
@@ -153,6 +156,8 @@ class MultiTaskSubset(MultiTaskDataset):
     """
 
     def __init__(self, dataset: MultiTaskDataset, indices: Sequence[int]) -> None:
+        if dataset.mixed:
+            raise ValueError("A mixture's sources have transforms of their own: take parts of these, and mix them")
         self.dataset, self.indices = dataset, [int(index) for index in indices]
         ids = [dataset.ids[index] for index in self.indices]
         super().__init__(ids, dataset.tasks, transform=dataset.transform, on_error=dataset.on_error)

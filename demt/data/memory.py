@@ -24,6 +24,8 @@ class InMemory(MultiTaskDataset):
     """
 
     def __init__(self, dataset: MultiTaskDataset, transform: Transform | None = None) -> None:
+        if dataset.mixed:
+            raise ValueError("A mixture's sources have transforms of their own: keep these in memory, and mix that")
         transform = dataset.transform if transform is None else transform
         super().__init__(dataset.ids, dataset.tasks, transform=transform, on_error=dataset.on_error)
         self.dataset = dataset

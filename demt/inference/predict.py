@@ -131,13 +131,12 @@ def _predict_batch(model: MultiTaskModel, images: Sequence[ImageLike], max_size:
             logits = finite_logits(model, torch.cat([inputs[i] for i in members]))
         for row, i in enumerate(members):
             shape = tuple(values[i].shape[-2:])
-            results[i] = {
-                name: _at_size(model.tasks[name], maps[row : row + 1], shape) for name, maps in logits.items()
-            }
+            results[i] = {name: at_size(model.tasks[name], maps[row : row + 1], shape) for name, maps in logits.items()}
     return [results[i] for i in range(len(images))]
 
 
-def _at_size(task: Task, logits: Tensor, size: tuple[int, ...]) -> NDArray[Any]:
+def at_size(task: Task, logits: Tensor, size: tuple[int, ...]) -> NDArray[Any]:
+    """A task's prediction at an image's size (H, W), from logits (1, C, h, w)."""
     if task.activation == "argmax":
         ids = _argmax_at_size(logits, size).cpu().numpy()
         return ids.astype(np.uint8 if task.channels <= 256 else np.uint16)

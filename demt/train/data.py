@@ -18,9 +18,11 @@ from demt.data import InMemory, MultiTaskDataset, MultiTaskFolder, SyntheticRoom
 from demt.data.augment import PhotometricDistortion, Shrink
 from demt.data.batch import Sample
 from demt.data.files import DataError
+from demt.data.mixture import Mixture, draw_order
 from demt.data.published import READERS
 from demt.data.transforms import eval_transform, train_transform
 from demt.protocols import PROTOCOLS
+from demt.train.reading import sources_of
 from demt.train.recipe import DataPart, Recipe
 from demt.train.stopping import outlive_signals
 
@@ -38,6 +40,8 @@ def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -
     Raises:
         ValueError, DataError: if the settings do not fit together, or the data set is not there.
     """
+    if data.sources:
+        return _open_mixture(data, split, cfg)
     dataset = _open(data, split)
     set_transform(dataset, data, split, cfg or PretrainedCfg())
     return InMemory(dataset) if data.in_memory else dataset
@@ -45,6 +49,10 @@ def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -
 
 def set_transform(dataset: MultiTaskDataset, data: DataPart, split: str, cfg: PretrainedCfg) -> None:
     """Give a data set that `open_dataset` opened the transform and the image channels of another preprocessing."""
+    if isinstance(dataset, Mixture):
+        for source, (part, _) in zip(dataset.sources, _parts(data, split)):
+            set_transform(source, part, split, cfg)
+        return
     files = dataset.dataset if isinstance(dataset, InMemory) else dataset
     if isinstance(files, MultiTaskFolder):
         files.in_chans = len(cfg.mean)
@@ -98,22 +106,46 @@ def _open(data: DataPart, split: str) -> MultiTaskDataset:
     )
 
 
-class _Draws(Sampler[tuple[int, int]]):
-    """Pairs (sample, position in the run): each epoch is a permutation that the seed and the epoch settle."""
+def _open_mixture(data: DataPart, split: str, cfg: PretrainedCfg | None) -> Mixture:
+    parts, opened = sources_of(data), _parts(data, split)
+    if not opened:
+        raise ValueError("All of `data.sources` are left out of the evaluation; give one of them `val_ids`")
+    # The model has the tasks of all sources, evaluated or not.
+    others = [_open(part, "train").tasks for part, _ in parts if (part, _) not in opened]
+    tasks = {name: task for each in others for name, task in each.items()}
+    return Mixture([(open_dataset(part, split, cfg), weight) for part, weight in opened], tasks=tasks)
 
-    def __init__(self, length: int, positions: range, seed: int) -> None:
-        self.length, self.positions, self.seed = length, positions, seed
+
+def _parts(data: DataPart, split: str) -> list[tuple[DataPart, float]]:
+    """The sources that a split has samples of, and their weights."""
+
+    def evaluated(part: DataPart) -> bool:
+        return part.val_length > 0 if part.dataset == "rooms" else part.val_ids != []
+
+    return [(part, weight) for part, weight in sources_of(data) if split == "train" or evaluated(part)]
+
+
+def is_published(data: DataPart) -> bool:
+    """Whether all data is that of published data sets, whose protocols settle the scale of evaluation."""
+    return all(part.dataset in READERS for part, _ in sources_of(data))
+
+
+def describe(data: DataPart) -> str:
+    """Where the images come from, in words."""
+    return ", ".join("synthetic rooms" if part.dataset == "rooms" else part.root for part, _ in sources_of(data))
+
+
+class _Draws(Sampler[tuple[int, int]]):
+    """Pairs (sample, position in the run), which the seed and the position settle."""
+
+    def __init__(self, dataset: MultiTaskDataset, positions: range, seed: int) -> None:
+        self.dataset, self.positions, self.seed = dataset, positions, seed
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order, known = np.empty(0, int), -1
-        for position in self.positions:
-            epoch, place = divmod(position, self.length)
-            if epoch != known:
-                order, known = np.random.default_rng((self.seed, epoch)).permutation(self.length), epoch
-            yield int(order[place]), position
+        yield from zip(draw_order(self.dataset, self.positions, self.seed), self.positions)
 
 
 class _Share(Sampler[list[Any]]):
@@ -201,7 +233,7 @@ def train_loader(
     draws = list(range(rank * length, (rank + 1) * length))
     batches: Any = _Share(
         BatchSampler(
-            _Draws(len(dataset), positions, recipe.seed),  # type: ignore[arg-type]
+            _Draws(dataset, positions, recipe.seed),  # type: ignore[arg-type]
             length * processes,
             drop_last=False,
         ),

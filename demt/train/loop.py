@@ -21,6 +21,7 @@ from rich.console import Console
 
 from demt.data import MultiTaskDataset
 from demt.data.counts import summary
+from demt.data.mixture import Mixture, epoch_length
 from demt.files import write_whole
 from demt.hub.card import ModelCard, write_card
 from demt.hub.folder import write_folder
@@ -28,7 +29,7 @@ from demt.hub.remote import LOCAL
 from demt.metrics.functional.gain import LOWER_IS_BETTER
 from demt.models import MultiTaskModel
 from demt.train.checkpoints import STATE, Checkpoints
-from demt.train.data import SampleError, seed_all, to_device, train_loader
+from demt.train.data import SampleError, describe, seed_all, to_device, train_loader
 from demt.train.logs import CsvLog, ProgressLog, draw_samples, forgiven
 from demt.train.parts import training_mode
 from demt.train.processes import agree, in_main
@@ -202,6 +203,8 @@ class Report:
         if not self.main:
             return
         self.console.print(run.table)
+        if isinstance(run.train_set, Mixture):
+            self.console.print(f"Training mixes {run.train_set!r}", highlight=False, soft_wrap=True, markup=False)
         for split, dataset in (("Training", run.train_set), ("Evaluation", run.val_set)):
             for task, counts in summary(dataset).items():
                 self.console.print(f"{split}, labels of {task}: {counts}", highlight=False, soft_wrap=True)
@@ -276,7 +279,7 @@ class Report:
         """Write the model card of a folder."""
         run, recipe = self.run, self.run.recipe
         results = {key: v for key, v in self.progress["results"].items() if key.split("/")[0] in run.plain.tasks}
-        data = recipe.data.root if recipe.data.dataset != "rooms" else "synthetic rooms"
+        data = describe(recipe.data)
         card = ModelCard(
             summary=f"After {self.progress['step']:,} of {recipe.steps:,} steps of `demt train`.",
             training_data=f"{len(run.train_set):,} images of {data}",
@@ -350,7 +353,7 @@ def _next(batches: Iterator[Any], count: int, window: Window) -> tuple[list[Any]
 def _step(run: Run, batches: list[Any], step: int, window: Window) -> None:
     """One step of the optimiser: the schedule, the accumulated parts of a batch, the average of the weights."""
     recipe, accelerator = run.recipe, run.accelerator
-    length = len(run.train_set)
+    length = epoch_length(run.train_set)
     run.schedule.step_update(step)
     training_mode(run.plain, recipe.model)
     run.criterion.train()
@@ -432,11 +435,19 @@ def _better(found: dict[str, float], best: float | None, name: str) -> bool:
 
 
 def _same_recipe(recipe: Recipe, before: dict[str, Any], checkpoint: Path) -> None:
-    now, then = _flat(recipe_dict(recipe)), _flat(before)
+    now, then = _flat(_settled(recipe_dict(recipe))), _flat(_settled(before))
     changed = sorted(name for name in {*now, *then} - _FREE if now.get(name) != then.get(name))
     if changed:
         shown = ", ".join(f"{name} ({then.get(name)!r}, now {now.get(name)!r})" for name in changed)
         raise ValueError(f"The run in {str(checkpoint)!r} has another recipe: {shown}. Take its own, or another `out`")
+
+
+def _settled(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without what may change of the sources of its data; that of an older version has none."""
+    data = values["data"]
+    free = {name.partition("data.")[2] for name in _FREE}
+    sources = [{name: v for name, v in source.items() if name not in free} for source in data.get("sources", [])]
+    return {**values, "data": {**data, "sources": sources}}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

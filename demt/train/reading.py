@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import types
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -14,9 +15,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from demt.data.declare import parse_pairs
-from demt.train.recipe import Recipe
+from demt.tasks import RELEASED
+from demt.train.recipe import DataPart, Recipe
 
 _FOLDER = Path(__file__).parent / "recipes"
+#: What sources of a mixture take from `data` where they do not say otherwise.
+_SHARED = ("size", "max_size", "augment", "in_memory", "on_error", "workers", "eval_batch_size")
 
 
 def list_recipes() -> list[str]:
@@ -76,7 +80,34 @@ def recipe_from(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Rec
             part[last] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"The value of {override!r} is not valid YAML: {error}") from error
-    return _build(Recipe, merged, "")  # type: ignore[no-any-return]
+    recipe = _build(Recipe, merged, "")
+    sources_of(recipe.data)
+    return recipe  # type: ignore[no-any-return]
+
+
+def sources_of(data: DataPart) -> list[tuple[DataPart, float]]:
+    """The data sets that are mixed, with their weights; `data` itself where there are no `sources`.
+
+    Raises:
+        ValueError: for a source with an unknown field, or a value of another type.
+    """
+    if not data.sources:
+        return [(data, 1.0)]
+    shared = {name: getattr(data, name) for name in _SHARED}
+    parts = []
+    for number, source in enumerate(data.sources):
+        where, values = f"data.sources[{number}].", dict(source)
+        weight = _value(float, values.pop("weight", 1.0), f"{where}weight")
+        if not 0 < weight < math.inf:
+            raise ValueError(f"Expected `{where}weight` above 0, got {weight}")
+        if unshared := sorted({"sources", "workers", "eval_batch_size"} & set(values)):
+            raise ValueError(f"`{unshared[0]}` is a field of `data`, not of `{where[:-1]}`")
+        part = _build(DataPart, {**shared, **values}, where)
+        if part.dataset in RELEASED:
+            # Protocols settle the scale of published data.
+            part = dataclasses.replace(part, max_size=None)
+        parts.append((part, weight))
+    return parts
 
 
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:

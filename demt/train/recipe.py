@@ -68,6 +68,10 @@ class DataPart:
         train_ids, val_ids: Own data: which samples train and which evaluate, as a file of names or a list.
         length, val_length: Rooms: numbers of training and evaluation scenes.
         layout: Published data sets: see `demt.data.published_layouts`.
+        sources: Several data sets in place of one, as a list of mappings with the fields above, and ``weight``, their
+            share (1 by default). `size`, `max_size`, `augment`, `in_memory` and `on_error` are those of `data` where a
+            source has none, and so are the fields below. The tasks are those of all. A source with ``val_ids: []``
+            (rooms: ``val_length: 0``) has no part in the evaluation.
         in_memory: Keep what has been read, for the next epoch: see `demt.data.InMemory`.
         on_error: ``"raise"``, or ``"skip"`` broken training samples.
         workers: Processes that load data, for each training process.
@@ -89,6 +93,7 @@ class DataPart:
     length: int = 1000
     val_length: int = 100
     layout: str = "auto"
+    sources: tuple[dict[str, Any], ...] = ()
     in_memory: bool = False
     on_error: Literal["raise", "skip"] = "raise"
     workers: int = 2
@@ -184,7 +189,8 @@ class Recipe:
             raise ValueError(
                 f"Expected `batch_size` to be a multiple of `accumulate`, got {self.batch_size} and {self.accumulate}"
             )
-        if self.data.max_size is not None and (self.data.max_size < 1 or self.data.dataset in RELEASED):
+        published = self.data.dataset in RELEASED and not self.data.sources
+        if self.data.max_size is not None and (self.data.max_size < 1 or published):
             raise ValueError(
                 f"Expected `data.max_size` >= 1, for own data and rooms only (protocols settle that of published "
                 f"data), got {self.data.max_size} for {self.data.dataset}"

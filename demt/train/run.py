@@ -18,19 +18,19 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from demt.data import MultiTaskDataset
+from demt.data import Mixture, MultiTaskDataset
 from demt.data.dataset import MultiTaskSubset, as_multitask
-from demt.data.published import READERS
 from demt.inference.preprocess import each_channel
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
 from demt.protocols import PROTOCOLS
 from demt.tasks import Task, is_class_map
-from demt.train.data import Batches, open_dataset, set_transform, to_device
+from demt.train.data import Batches, is_published, open_dataset, set_transform, to_device
 from demt.train.evaluation import evaluate, make_accelerator
 from demt.train.optim import make_optimizer, make_schedule
 from demt.train.parts import choose_parameters, merged_state, parameter_table
+from demt.train.reading import sources_of
 from demt.train.recipe import Recipe
 from demt.train.start import make_model, state_sizes
 
@@ -106,8 +106,9 @@ class Run:
             set_transform(self.train_set, data, "train", cfg)
         if val_set is None:
             set_transform(self.val_set, data, "val", cfg)
-        self.own_size = data.dataset in READERS
-        if val_set is None and data.dataset == "folder" and data.val_ids is None:
+        self.own_size = is_published(data)
+        own = [part for part, _ in sources_of(data) if part.dataset == "folder"]
+        if val_set is None and any(part.val_ids is None for part in own):
             _logger.warning("`data.val_ids` is not given: evaluation is on all samples, those trained on among them")
         parts = [s.dataset if isinstance(s, MultiTaskSubset) else None for s in (self.train_set, self.val_set)]
         if parts[0] is not None and parts[0] is parts[1]:
@@ -117,6 +118,8 @@ class Run:
             )
         choose_parameters(self.plain, recipe.model)
         with torch.random.fork_rng():
+            if isinstance(self.train_set, Mixture):
+                self.train_set.check_sizes()
             state_sizes(self.plain, recipe.data, self.train_set, self.val_set)
         if recipe.model.grad_checkpointing:
             self.plain.set_grad_checkpointing()

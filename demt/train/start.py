@@ -8,13 +8,12 @@ from typing import Any
 
 import demt
 from demt.data import MultiTaskDataset
-from demt.data.published import READERS
 from demt.factory import weights_of
 from demt.models import MultiTaskModel
 from demt.models.variants import FAMILIES
 from demt.registry import get_function
 from demt.tasks import Task
-from demt.train.data import seed_all
+from demt.train.data import is_published, seed_all
 from demt.train.recipe import DataPart, Recipe
 
 _logger = logging.getLogger("demt")
@@ -42,7 +41,7 @@ def state_sizes(model: MultiTaskModel, data: DataPart, train_set: MultiTaskDatas
     Published protocols evaluate images as large as they are; there the scale is that of the evaluation samples.
     """
     size = tuple(train_set[0]["image"].shape)
-    scale = val_set[0]["image"].shape[-2:] if data.dataset in READERS else size[1:]
+    scale = val_set[0]["image"].shape[-2:] if is_published(data) else size[1:]
     model.pretrained_cfg = dataclasses.replace(
         model.pretrained_cfg, input_size=size, max_size=data.max_size or max(scale)
     )

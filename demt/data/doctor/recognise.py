@@ -164,7 +164,9 @@ def _judge(name: str, paths: list[Path]) -> tuple[str, int, str | None, str | No
         return "values", first.shape[2], "values" if pictures else None, None
     whole = first.dtype.kind in "bui" or bool((values == np.round(values)).all())
     if wanted == "boundary":
-        return "boundary", 1, ("values" if values.max() <= 1 else "grey") if pictures else None, None
+        # 0, 1 and 255 mark boundaries and what is not known; 0 and 255 alone are black and white.
+        marks = values[values != 255].max(initial=0) <= 1 and (1 in values or 255 not in values)
+        return "boundary", 1, ("values" if marks else "grey") if pictures else None, None
     if wanted == "values":
         metres = "millimetres" if first.dtype.itemsize == 2 else "metres"
         ask = (
@@ -178,7 +180,9 @@ def _judge(name: str, paths: list[Path]) -> tuple[str, int, str | None, str | No
         return "classes", 2, "mask", None
     known = values[(values != 255) & (values >= 0)]
     if wanted == "classes" or (whole and first.dtype.itemsize == 1 and len(known) <= _CLASSES):
-        return "classes", max(int(known.max(initial=0)) + 1, 2), None, None
+        count = max(int(known.max(initial=0)) + 1, 2)
+        # Other files of two classes may hold 0 and 255 alone.
+        return "classes", count, "classes" if pictures and count == 2 and 255 in values else None, None
     return "values", 1, ("grey" if first.dtype == np.uint8 else "values") if pictures else None, None
 
 
