@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import math
 import shutil
 import signal
 import time
@@ -14,30 +13,26 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from rich.console import Console
 
 from demt.data import MultiTaskDataset
-from demt.data.counts import summary
-from demt.data.mixture import Mixture, epoch_length
+from demt.data.mixture import epoch_length
 from demt.files import write_whole
-from demt.hub.card import ModelCard, write_card
-from demt.hub.folder import write_folder
-from demt.hub.remote import LOCAL
-from demt.metrics.functional.gain import LOWER_IS_BETTER
 from demt.models import MultiTaskModel
 from demt.train.checkpoints import STATE, Checkpoints
-from demt.train.data import SampleError, describe, seed_all, to_device, train_loader
-from demt.train.logs import CsvLog, ProgressLog, draw_samples, forgiven
+from demt.train.data import SampleError, seed_all, to_device, train_loader
+from demt.train.logs import ProgressLog
 from demt.train.parts import training_mode
 from demt.train.processes import agree, in_main
 from demt.train.reading import recipe_dict, recipe_yaml
 from demt.train.recipe import Recipe
-from demt.train.run import NonFiniteWeightsError, Run, accelerator_for
-from demt.train.state import not_finite, read_state, write_state
+from demt.train.report import Report, flat
+from demt.train.run import Run, accelerator_for
+from demt.train.state import read_state
 from demt.train.stopping import StopSignals
+from demt.train.window import Window
 
 #: What may change when a run goes on: what has no part in the numbers of the steps that are done.
 _FREE = {"out", "steps", "log_every", "eval_every", "save_every", "keep", "best", "samples", "trackers"}
@@ -176,131 +171,6 @@ def _rehearse(run: Run, step: int) -> None:
         raise ValueError(f"`best` names {run.recipe.best!r}; {hint}")
 
 
-class Report:
-    """What a run writes: checkpoints, logs, and what it prints.
-
-    Args:
-        run: The run.
-        checkpoints: Where they go.
-        progress: What the run has done: steps, the best value, the results of the last evaluation, and whether the
-            evaluation of these steps is to be done.
-        console: Where to print.
-    """
-
-    def __init__(self, run: Run, checkpoints: Checkpoints, progress: dict[str, Any], console: Console) -> None:
-        self.run, self.checkpoints, self.progress, self.console = run, checkpoints, progress, console
-        self.folder, self.main = checkpoints.run, run.accelerator.is_main_process
-        self.saved = progress["step"]
-        if self.main:
-            self.losses = CsvLog(self.folder / "train.csv", self.saved)
-            self.results = CsvLog(self.folder / "eval.csv", self.saved)
-
-    def introduce(self) -> None:
-        """Print what is trained, and on what."""
-        run, recipe = self.run, self.run.recipe
-        if recipe.trackers:
-            run.accelerator.init_trackers("tracked", config=_flat(recipe_dict(recipe)))
-        if not self.main:
-            return
-        self.console.print(run.table)
-        if isinstance(run.train_set, Mixture):
-            self.console.print(f"Training mixes {run.train_set!r}", highlight=False, soft_wrap=True, markup=False)
-        for split, dataset in (("Training", run.train_set), ("Evaluation", run.val_set)):
-            for task, counts in summary(dataset).items():
-                self.console.print(f"{split}, labels of {task}: {counts}", highlight=False, soft_wrap=True)
-        if run.accelerator.device.type == "cpu" and _has_gpu():
-            self.console.print("There is a GPU, but this torch does not use it: see https://pytorch.org/get-started")
-
-    def log(self, log: ProgressLog, row: dict[str, float]) -> None:
-        """Report a row of the training log."""
-        if self.main:
-            self.losses.write(row)
-            log.report(row)
-        self._track({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
-
-    def save(self, step: int, *, evaluate: bool) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            NonFiniteWeightsError: where weights are infinite or NaN.
-            OSError: if it cannot be written.
-        """
-        run = self.run
-        weights, state = run.state()
-        self.progress |= {"step": step, "recipe": recipe_dict(run.recipe), "evaluate": evaluate}
-
-        def write() -> None:
-            # What dynamic weight averages have not measured yet is NaN.
-            bad = [*not_finite({name: value for name, value in state.items() if name != "balancing"})]
-            bad += not_finite(weights)
-            if bad:
-                raise NonFiniteWeightsError(step, bad)
-            self.checkpoints.write(step, fill, self.progress)
-
-        def fill(folder: Path) -> None:
-            write_folder(folder, run.config, run.plain.pretrained_cfg, weights)
-            self._card(folder, "last")
-            write_state(folder / STATE, state)
-
-        in_main(run.accelerator, write)
-        self.saved = step
-
-    def evaluate(self, step: int, log: ProgressLog, stop: StopSignals) -> None:
-        """Evaluate the weights of the checkpoint just written; where they are the best ones, keep them."""
-
-        def advance(images: int) -> None:
-            # The checkpoint says that its evaluation is to be done.
-            if stop.received is not None:
-                stop.leave()
-
-        run, recipe = self.run, self.run.recipe
-        found = run.evaluate(advance)
-        best = _better(found, self.progress["best"], recipe.best)
-        self.progress |= {"results": found, "best": found[recipe.best] if best else self.progress["best"]}
-        self.progress["evaluate"] = False
-
-        def write() -> None:
-            self.checkpoints.update(step, self.progress)
-            self._card(self.folder / "last", "last")
-            if best:
-                self.checkpoints.publish("best", step)
-                self._card(self.folder / "best", "best")
-
-        in_main(run.accelerator, write)
-        if self.main:
-            self.results.write({"step": step, **found})
-            log.results(step, found, run.criterion.tasks)
-            if not run.sharded and recipe.samples:
-                with forgiven("draw samples"):
-                    draw_samples(run.evaluated, run.val_set, recipe.samples, self.folder / "samples", step)
-        self._track(found, step)
-
-    def _card(self, folder: Path, name: str) -> None:
-        """Write the model card of a folder."""
-        run, recipe = self.run, self.run.recipe
-        results = {key: v for key, v in self.progress["results"].items() if key.split("/")[0] in run.plain.tasks}
-        data = describe(recipe.data)
-        card = ModelCard(
-            summary=f"After {self.progress['step']:,} of {recipe.steps:,} steps of `demt train`.",
-            training_data=f"{len(run.train_set):,} images of {data}",
-            initial_weights=run.started_from,
-            results=results or None,
-            protocol=f"{run.metrics.protocol.name}, {len(run.val_set):,} images of {data}" if results else None,
-        )
-        count = sum(parameter.numel() for parameter in run.evaluated.parameters())
-        source = f"{LOCAL}{(self.folder / name).as_posix()}"
-        with forgiven("write the model card"):
-            write_card(folder, card, run.config, run.plain.pretrained_cfg, count, source)
-
-    def _track(self, values: dict[str, float], step: int) -> None:
-        with forgiven("write to the trackers"):
-            self.run.accelerator.log(values, step=step)
-
-
-def _has_gpu() -> bool:
-    return shutil.which("nvidia-smi") is not None and not torch.cuda.is_available()
-
-
 def _steps(run: Run, report: Report) -> None:
     recipe, accelerator, start = run.recipe, run.accelerator, report.progress["step"]
     loader = train_loader(run.train_set, recipe, start, accelerator.process_index, accelerator.num_processes)
@@ -381,61 +251,8 @@ def _step(run: Run, batches: list[Any], step: int, window: Window) -> None:
         run.criterion.step_epoch()
 
 
-class Window:
-    """Losses and times since the last row of the log. Losses are looked at a step late: the device does not wait."""
-
-    def __init__(self, device: torch.device, tasks: int) -> None:
-        self.sums = torch.zeros(2, tasks + 1, device=device)
-        self.weights = torch.zeros(tasks, device=device)
-        self.unchecked: list[tuple[int, list[str], torch.Tensor]] = []
-        self.restart()
-
-    def restart(self) -> None:
-        """Start measuring time, e.g. after an evaluation."""
-        self.started, self.waited, self.parts, self.sums = time.perf_counter(), 0.0, 0, torch.zeros_like(self.sums)
-
-    def add(self, run: Run, step: int, ids: list[str], result: Any) -> None:
-        """Count a batch."""
-        parts = torch.stack([*result.parts.values()]).detach()
-        present = torch.stack([*result.labelled.values()]) > 0
-        one = parts.new_ones(1)
-        values = torch.cat([result.total.detach()[None], parts])
-        self.sums = self.sums + torch.stack([values, torch.cat([one, present.to(parts.dtype)])])
-        self.weights = torch.stack([*result.weights.values()]).detach()
-        self.unchecked.append((step, ids, parts))
-        self.parts += 1
-
-    def check(self, run: Run) -> Exception | None:
-        """The error for losses of the batches before that are not finite."""
-        errors = [run.not_finite(*entry) for entry in self.unchecked]
-        self.unchecked = []
-        return next((error for error in errors if error is not None), None)
-
-    def row(self, run: Run, done: int) -> dict[str, float]:
-        """Means over the window and all processes: of each loss over the batches that had labels. Starts anew."""
-        values, counts = run.accelerator.reduce(self.sums, reduction="mean")
-        total, *parts = (values / counts.clamp_min(1)).tolist()
-        seconds = max(time.perf_counter() - self.started, 1e-9)
-        row: dict[str, float] = {"step": done, "lr": max(group["lr"] for group in run.optimizer.param_groups)}
-        row |= {"total": total, **{f"loss/{name}": part for name, part in zip(run.criterion.tasks, parts)}}
-        row |= {f"weight/{name}": weight for name, weight in zip(run.criterion.tasks, self.weights.tolist())}
-        row |= {"steps_per_second": self.parts / run.recipe.accumulate / seconds, "data_wait": self.waited / seconds}
-        self.restart()
-        return row
-
-
-def _better(found: dict[str, float], best: float | None, name: str) -> bool:
-    if not math.isfinite(found.get(name, math.nan)):
-        _logger.warning("`best` is %s, which this evaluation has no value of: the best checkpoint stays", name)
-        return False
-    if best is None:
-        return True
-    lower = name.split("/")[0] == "loss" or name.rsplit("/", 1)[-1] in LOWER_IS_BETTER
-    return found[name] < best if lower else found[name] > best
-
-
 def _same_recipe(recipe: Recipe, before: dict[str, Any], checkpoint: Path) -> None:
-    now, then = _flat(_settled(recipe_dict(recipe))), _flat(_settled(before))
+    now, then = flat(_settled(recipe_dict(recipe))), flat(_settled(before))
     changed = sorted(name for name in {*now, *then} - _FREE if now.get(name) != then.get(name))
     if changed:
         shown = ", ".join(f"{name} ({then.get(name)!r}, now {now.get(name)!r})" for name in changed)
@@ -448,14 +265,3 @@ def _settled(values: dict[str, Any]) -> dict[str, Any]:
     free = {name.partition("data.")[2] for name in _FREE}
     sources = [{name: v for name, v in source.items() if name not in free} for source in data.get("sources", [])]
     return {**values, "data": {**data, "sources": sources}}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names; what a logger cannot hold as text."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and prefix == "":
-            flat |= _flat(value, f"{name}.")
-        else:
-            flat[prefix + name] = value if isinstance(value, (int, float, str)) else repr(value)
-    return flat

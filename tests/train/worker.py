@@ -18,7 +18,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from rich.console import Console
 
-from demt.train import checkpoints, load_recipe, loop, train
+from demt.train import checkpoints, load_recipe, loop, report, train
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["tests.train.worker"])
@@ -109,7 +109,7 @@ def train_and_die(recipe, step, resume=False):
 def train_and_die_writing(recipe, step, place):
     """Train, and be killed while the checkpoint of `step` is written: before `place` of what the writer calls."""
     if place == "state":
-        usual = loop.write_state
+        usual = report.write_state
 
         def write_state(folder, state):
             usual(folder, state)
@@ -117,7 +117,7 @@ def train_and_die_writing(recipe, step, place):
                 (folder / "state.safetensors").write_bytes(b"half")
                 die()
 
-        loop.write_state = write_state
+        report.write_state = write_state
     else:
         name = {"flush": "_write_progress", "publish": "publish", "update": "update"}[place]
         whole = getattr(checkpoints.Checkpoints, name)
