@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demt.cli.common import console, errors, friendly_errors
+from demt.cli.common import console, device_of, errors, friendly_errors, parse_size
 from demt.cli.load import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from demt.tasks import Task
     from demt.train import DataPart
@@ -29,7 +29,9 @@ def train(
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Changes, e.g. optim.lr=1e-4 out=runs/a.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in `out`.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe and stop.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the recipe, with a word on every setting, and stop.")
+    ] = False,
 ) -> None:
     """Train a model as a recipe says. On several GPUs: accelerate launch -m demt train RECIPE …"""
     with friendly_errors():
@@ -39,7 +41,7 @@ def train(
 
         chosen = load_recipe(recipe, changes or [])
         if show:
-            console.print(recipe_yaml(chosen), end="", highlight=False, soft_wrap=True, markup=False)
+            console.print(recipe_yaml(chosen, comments=True), end="", highlight=False, soft_wrap=True, markup=False)
             return
         try:
             trained = run(chosen, resume=resume, console=console)
@@ -58,16 +60,23 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="atrc, invpt or mtdp; Cityscapes: taskprompter, mtmamba, mtan.")] = "",
     split: Annotated[str, typer.Option(help="train or val, of a published data set.")] = "val",
     dataset: Annotated[str, typer.Option(help="nyud, pascal, cityscapes or folder; by default found.")] = "",
-    encoding: Annotated[list[str] | None, typer.Option(help="Of own data: TASK=ENCODING, e.g. depth=metres.")] = None,
+    encodings: Annotated[
+        str | None, typer.Option(help="Of own data: what pictures mean, such as depth=millimetres,edge=grey.")
+    ] = None,
     ids: Annotated[str | None, typer.Option(help="Of own data: a file of the names to take.")] = None,
-    size: Annotated[tuple[int, int], typer.Option(help="Height and width of rooms; of others, the size to pad to.")] = (
-        0,
-        0,
-    ),
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Size of rooms; of other data, the size to pad to.")
+    ] = None,
+    max_size: Annotated[
+        int | None, typer.Option(min=1, help="Longest side the network runs at; by default as in `demt predict`.")
+    ] = None,
     length: Annotated[int, typer.Option(min=1, help="Number of rooms.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that run at once; of one size.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data.")] = 0,
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
+    device: Annotated[
+        str | None, typer.Option(help="Where to run: cpu, cuda …; by default a GPU if there is one.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
     """Evaluate a model on a data set under a protocol. On several GPUs: accelerate launch -m demt eval …"""
@@ -80,12 +89,13 @@ def evaluate(
         from demt.train.evaluation import make_accelerator
         from demt.train.run import make_metrics
 
-        accelerator = make_accelerator(mixed_precision=precision)
+        accelerator = make_accelerator(None if device is None else device_of(device), mixed_precision=precision)
         network = load_model(model)
-        part = _data_part(data, dataset, network.tasks, dict(entry.split("=", 1) for entry in encoding or []))
-        part = dataclasses.replace(
-            part, protocol=protocol or None, val_ids=ids, size=size if size[0] else None, val_length=length
-        )
+        part = _data_part(data, dataset, network.tasks, encodings or {})
+        if max_size is not None and part.dataset in READERS:
+            raise ValueError(f"--max-size is for own data and rooms: the protocol settles the scale of {part.dataset}")
+        sides = None if size is None else parse_size("--size", size)
+        part = dataclasses.replace(part, protocol=protocol or None, val_ids=ids, size=sides, val_length=length)
         opened = open_dataset(part, split, each_channel(network.pretrained_cfg, network.config.in_chans))
         if wrong := [name for name, task in opened.tasks.items() if network.tasks[name].channels != task.channels]:
             raise ValueError(f"The model has other channels than the data for the tasks {wrong}")
@@ -96,6 +106,7 @@ def evaluate(
                 opened,
                 metrics=metrics,
                 own_size=part.dataset in READERS,
+                max_size=max_size,
                 batch_size=batch_size,
                 workers=workers,
                 accelerator=accelerator,
@@ -110,7 +121,7 @@ def evaluate(
             write_whole(out, lambda file: Path(file).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8"))
 
 
-def _data_part(data: str, dataset: str, tasks: dict[str, Task], encodings: dict[str, str]) -> DataPart:
+def _data_part(data: str, dataset: str, tasks: dict[str, Task], encodings: Mapping[str, str] | str) -> DataPart:
     """The data set that `data` means, with those of the model's tasks that it has."""
     from demt.tasks import DATASETS
     from demt.train import recipe_from

@@ -20,17 +20,28 @@ from demt.train.data import Batches, same, share_of, to_device
 from demt.train.stopping import outlive_signals
 
 
-def make_accelerator(**options: Any) -> Accelerator:
+def make_accelerator(device: torch.device | None = None, **options: Any) -> Accelerator:
     """Accelerate's view of the processes. Without an accelerator, those that a launcher started work together, too.
 
     Left alone, Accelerate takes each of torchrun's processes on a machine without GPU for the only one, and fp16 on a
     CPU for float32.
 
+    Args:
+        device: The CPU, or the accelerator that there is; by default whichever of the two is faster.
+        options: Further arguments of Accelerate's.
+
     Raises:
-        ValueError: for fp16 on a CPU.
+        ValueError: for fp16 on a CPU, or a device that Accelerate does not choose.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    accelerator = Accelerator(cpu=launched and not torch.accelerator.is_available(), **options)
+    on_cpu = device is not None and device.type == "cpu"
+    accelerator = Accelerator(cpu=on_cpu or (launched and not torch.accelerator.is_available()), **options)
+    chosen = accelerator.device
+    if device is not None and (device.type, device.index or 0) != (chosen.type, chosen.index or 0):
+        raise ValueError(
+            f"Expected `device` to be cpu or {chosen}, got {str(device)!r}; choose one of several GPUs by the "
+            "environment variable CUDA_VISIBLE_DEVICES"
+        )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("Expected `precision` to be no or bf16 on a CPU, got fp16, which needs a GPU")
     return accelerator
@@ -43,6 +54,7 @@ def evaluate(
     *,
     metrics: MultiTaskMetrics,
     own_size: bool = False,
+    max_size: int | None = None,
     criterion: MultiTaskLoss | None = None,
     batch_size: int = 1,
     workers: int = 0,
@@ -57,7 +69,8 @@ def evaluate(
         dataset: With a transform that normalises images, e.g. `demt.data.transforms.eval_transform`.
         metrics: Reset first, and filled.
         own_size: Run the images as large as the data set gives them, as published protocols do. By default they are
-            shrunk to ``model.pretrained_cfg.max_size``, as `demt.predict` does, and labels keep their size.
+            shrunk to `max_size`, as `demt.predict` does, and labels keep their size.
+        max_size: Longest side in pixels; by default ``model.pretrained_cfg.max_size``.
         criterion: With fixed weights; adds its losses as ``"loss"`` and ``"loss/TASK"``, means over labelled pixels.
         batch_size: Images of a batch in each process; those of one size run together.
         workers: Processes that load data.
@@ -75,7 +88,7 @@ def evaluate(
     dataset = as_multitask(dataset)
     accelerator = accelerator or make_accelerator()
     device = accelerator.device
-    max_size = None if own_size else model.pretrained_cfg.max_size
+    max_size = None if own_size else max_size or model.pretrained_cfg.max_size
     modes = {module: module.training for module in model.modules()}
     model.to(device).eval()
     metrics.to(device).reset()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import math
+import re
+import textwrap
 import types
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -115,9 +118,35 @@ def recipe_dict(recipe: Recipe) -> dict[str, Any]:
     return _plain(dataclasses.asdict(recipe))  # type: ignore[no-any-return]
 
 
-def recipe_yaml(recipe: Recipe) -> str:
-    """The recipe as a YAML file's text."""
-    return yaml.safe_dump(recipe_dict(recipe), sort_keys=False, allow_unicode=True)
+def recipe_yaml(recipe: Recipe, *, comments: bool = False) -> str:
+    """The recipe as a YAML file's text; with `comments`, each setting says what it is, as the docstrings do."""
+    if not comments:
+        return _dump(recipe_dict(recipe))
+    lines: list[str] = []
+    for name, value in recipe_dict(recipe).items():
+        part = getattr(recipe, name)
+        if not dataclasses.is_dataclass(part):
+            lines += [*_comment(Recipe, name, ""), _dump({name: value})]
+            continue
+        lines.append(f"{name}:\n")
+        for field, entry in value.items():
+            lines += [*_comment(type(part), field, "  "), textwrap.indent(_dump({field: entry}), "  ")]
+    return "".join(lines)
+
+
+def _dump(values: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _comment(cls: type, field: str, indent: str) -> list[str]:
+    """What the docstring of a part of a recipe says of a field, as comment lines; once for fields that share it."""
+    text = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+    for entry in re.split(r"\n(?=    \w)", "\n" + text):
+        names, _, words = entry.strip().partition(": ")
+        if names.split(", ")[0] == field:
+            plain = " ".join(words.split()).replace("``", "")
+            return [f"{indent}# {line}\n" for line in textwrap.wrap(plain, 100)]
+    return []
 
 
 def _plain(value: Any) -> Any:

@@ -222,7 +222,7 @@ def test_commands(tmp_path):
     assert re.search(r"Evaluation after step 2 .*\n  semseg +miou \d.* % ↑\n", result.output)
     assert re.search(r"\n  loss +total \d", result.output)
     assert "waiting for data" in result.output
-    arguments = ["eval", str(tmp_path / "run/last"), "rooms", "--size", "48", "64", "--length", "3"]
+    arguments = ["eval", str(tmp_path / "run/last"), "rooms", "--size", "48x64", "--length", "3"]
     reset()
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "results.json"), "--protocol", "atrc"])
     assert result.exit_code == 0, result.output
@@ -235,7 +235,11 @@ def test_commands(tmp_path):
     assert result.exit_code == 1
     assert "holds a run" in result.output
     result = CliRunner().invoke(app, ["train", "rooms", "--show", "optim.lr=1e-5"])
-    assert "lr: 1.0e-05" in result.output
+    assert "  # Largest learning rate.\n  lr: 1.0e-05\n" in result.output
+    result = CliRunner().invoke(app, [*arguments, "--max-size", "32", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(app, [*arguments, "--device", "meta"])
+    assert result.exit_code == 1
     result = CliRunner().invoke(app, ["eval", str(tmp_path / "run/last"), str(tmp_path / "nowhere")])
     assert "No folder" in result.output
 

@@ -1,6 +1,9 @@
 """Recipes: the published ones, and errors that say what is wrong."""
 
+import re
+
 import pytest
+import yaml
 
 from demt.train import Recipe, list_recipes, load_recipe, recipe_from
 from demt.train.reading import recipe_dict, recipe_yaml
@@ -76,3 +79,19 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "list.yaml").write_text("[1]")
     with pytest.raises(ValueError, match="mapping"):
         load_recipe(tmp_path / "list.yaml")
+
+
+def test_comments_say_what_every_setting_is():
+    recipe = load_recipe("rooms", ["optim.lr=1e-5"])
+    text = recipe_yaml(recipe, comments=True)
+    assert recipe_from(yaml.safe_load(text)) == recipe
+    before, silent = "", []
+    for line in text.splitlines():
+        if re.match(r"(  )?[a-z_]+:", line) and not before.lstrip().startswith("#"):
+            silent.append(line.strip().partition(":")[0])
+        before = line
+    # Headings, and settings that share the comment above.
+    assert silent == ["model", "lora_alpha", "data", "index", "images", "val_ids", "val_length", "optim"] + [
+        "save_every",
+        "log_every",
+    ]
