@@ -10,7 +10,7 @@ from torch.nn import functional as F
 class FixedSameConv2d(Conv2dSame):
     """timm's `Conv2dSame` for sides that are multiples of the stride, as those of padded images are.
 
-    There it pads (k - 1)·d + 1 - s in all, the smaller half at the top and left. timm computes that from the sizes of maps,
+    There it pads (k - 1)·d + 1 - s in all, the smaller half at the top and left. timm computes it from the size,
     and a graph that is captured with open sizes drowns in the conditions.
     """
 
