@@ -106,6 +106,10 @@ def as_dinov2(name):
     return name
 
 
+def as_dinov3(name):
+    return name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma").replace("reg_token", "storage_tokens")
+
+
 def as_convnext(name):
     name = name.replace("stem.", "downsample_layers.0.").replace(".blocks.", ".")
     if ".downsample." in name:
@@ -126,12 +130,23 @@ def as_swin(name):
     ("name", "options", "rename", "more"),
     [
         ("vit_tiny_patch16_224", {"depth": 4}, as_dinov2, {"mask_token": torch.zeros(1, 192)}),
+        (
+            "vit_small_patch16_dinov3",
+            {"depth": 4},
+            as_dinov3,
+            {
+                "mask_token": torch.zeros(1, 384),
+                "rope_embed.periods": torch.ones(16),
+                "blocks.0.attn.qkv.bias": torch.zeros(3 * 384),
+                "blocks.0.attn.qkv.bias_mask": torch.ones(3 * 384),
+            },
+        ),
         ("convnext_atto", {}, as_convnext, {}),
         ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}, as_swin, {}),
     ],
 )
-def test_names_of_the_authors(name, options, rename, more, tmp_path):
-    """Files as the authors of DINOv2, ConvNeXt and Swin write them."""
+def test_names_of_the_authors(name, options, rename, more, tmp_path, capsys):
+    """Files as the authors of DINOv2, DINOv3, ConvNeXt and Swin write them."""
     torch.manual_seed(1)
     source = timm.create_model(name, num_classes=0, **options).state_dict()
     values = {rename(key): tensor for key, tensor in source.items() if not key.startswith("head.")}
@@ -140,6 +155,7 @@ def test_names_of_the_authors(name, options, rename, more, tmp_path):
     ours = {key: tensor for key, tensor in backbone.state_dict().items() if key in source}
     assert len(ours) >= len(source) - 4
     assert all(torch.equal(tensor, source[key]) for key, tensor in ours.items())
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
