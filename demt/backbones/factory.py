@@ -9,10 +9,12 @@ from os import PathLike
 from typing import Any
 
 import timm
+from timm.layers import Conv2dSame
 from torch import nn
 
-from demt.backbones.adapter import STRIDES, FeatureBackbone, feature_backbone
+from demt.backbones.adapter import STRIDES, FeatureBackbone, feature_backbone, replace_modules
 from demt.backbones.hrnet import create_hrnet
+from demt.backbones.same import FixedSameConv2d
 from demt.backbones.swin import create_swin
 from demt.backbones.vit import create_vit
 from demt.backbones.weights import check_source, load_backbone
@@ -90,6 +92,8 @@ def _create_generic(name: str, *, pretrained: bool, in_chans: int, **kwargs: Any
         tap_strides = tuple(reductions[tap] for tap in taps)
         channels = tuple(infos[tap]["num_chs"] for tap in nearest)
     model.prune_intermediate_layers(list(taps), prune_norm=True, prune_head=True)
+    # Images are padded to multiples of the deepest map's stride, so the maps before it have sides to match.
+    replace_modules(model, Conv2dSame, FixedSameConv2d)
     if tap_strides != strides:
         _logger.info("Backbone %s has maps at strides %s; resized to %s", name, tap_strides, strides)
     cls = _extended(type(model))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 _ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "module", "backbone", "encoder")
 #: What wrappers and training code put in front of a backbone's names, in any order.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "teacher.", "student.")
-_DEEPEST, _SHOWN = 5, 4
+_DEEPEST, _SHOWN = 5, 3
 _logger = logging.getLogger("demt")
 
 
@@ -77,11 +77,12 @@ def load_backbone(backbone: nn.Module, source: str | PathLike[str]) -> None:
     told = [f"{loaded} of the backbone's {len(names)} weights loaded"]
     told += [f"not in the file: {_listed(missing)}"] if missing else []
     told += [f"of another shape: {_shapes(mismatched, state, wanted)}"] if mismatched else []
-    told += [f"not used: {_listed(unused)}"] if unused else []
+    told += [f"not used: {_listed(name.rpartition('.')[0] or name for name in unused)}"] if unused else []
     if 2 * loaded < len(names):
         kind = getattr(backbone, "pretrained_cfg", {}).get("architecture", type(backbone).__name__)
         raise ValueError(
-            f"{str(source)!r} does not fit the backbone {kind!r} ({'; '.join(told)}); choose the `backbone` it is of"
+            f"{str(source)!r} does not fit the backbone {kind!r}, whose names are like {_listed(names)}: it has "
+            f"{loaded} of {len(names)} weights, and names like {_listed(given)}; choose the `backbone` it is of"
         )
     for name, tensor in fitting.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -236,7 +237,7 @@ def _from_efficientnet_pytorch(state: dict[str, Tensor], wanted: Mapping[str, Te
 def _listed(names: Iterable[str]) -> str:
     """Names in one line, those that differ in numbers only as one, with `*` for the numbers; the first few."""
     groups = list(dict.fromkeys(re.sub(r"\d+", "*", name) for name in names))
-    more = f" and {len(groups) - _SHOWN} more kinds" if len(groups) > _SHOWN else ""
+    more = f" and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
     return ", ".join(groups[:_SHOWN]) + more
 
 

@@ -322,7 +322,18 @@ def test_every_family_on_every_kind_of_backbone(family, backbone, mode, tmp_path
 
 @needs_onnx
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["resnet18", "convnextv2_atto", "mobilenetv3_small_100", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "resnet18",
+        "convnextv2_atto",
+        "mobilenetv3_small_100",
+        "vit_tiny_patch16_224",
+        "tf_efficientnet_lite0",
+        "vit_small_patch14_dinov2",
+        "vit_small_patch16_dinov3",
+    ],
+)
 def test_other_backbones(backbone, tmp_path):
     network = demt.create_model("demt", backbone=backbone, tasks={"semseg": 5}, width=32, heads=2).eval()
     assert export(network, tmp_path / "model.onnx").error < 1e-3

@@ -1,6 +1,7 @@
 """The loop learns, in one process and two, in all its ways; and stops where it must."""
 
 import csv
+import dataclasses
 import json
 import re
 
@@ -288,6 +289,26 @@ def test_finetuning_starts_from_the_weights_of_a_name_that_has_some(caplog):
     without = ["model.name=degmix_nano.nyud", "model.pretrained_backbone=false"]
     loop.Run(load_recipe("finetune", [*rooms, *without]))
     assert "degmix_nano.nyud has no weights here" in caplog.text
+
+
+def test_a_backbone_starts_from_a_file_and_a_run_goes_on_without_it(tmp_path):
+    """The file comes before the weights that a name has where the recipe leaves that open."""
+    name = "multitask_baseline_nano.rooms"
+    file = tmp_path / "backbone.pth"
+    source = demt.create_model(name).backbone.state_dict()
+    torch.save(source, file)
+    rooms = ["data.dataset=rooms", "data.size=[48, 64]", SIX, f"model.name={name}"]
+    made = loop.Run(load_recipe("finetune", [*rooms, f"model.pretrained_backbone={file}"])).plain
+    assert all(torch.equal(value, source[key]) for key, value in made.backbone.state_dict().items())
+    recipe = tiny(tmp_path / "run", f"model.pretrained_backbone={file}", f"model.name={name}", "model.args={}")
+    run(dataclasses.replace(recipe, steps=2))
+    file.unlink()
+    without = dataclasses.replace(recipe.model, pretrained_backbone=False)
+    run(dataclasses.replace(recipe, steps=3, model=without), resume=True)
+    for folder in (tmp_path / "run/last", tmp_path / "run/best"):
+        assert not any(
+            "backbone.pth" in path.read_text("utf-8") for path in folder.iterdir() if path.suffix != ".safetensors"
+        )
 
 
 def test_evaluation_on_the_samples_of_training_is_said(tmp_path, caplog):

@@ -42,6 +42,7 @@ def test_changes():
     changes = ["optim.lr=1e-4", "ema=null", "data.size=[64, 96]", "model.args.width=32", "loss_weights.edge=2"]
     recipe = load_recipe("finetune", [*changes, "precision=no", "model.compile=true"])
     assert (recipe.optim.lr, recipe.ema, recipe.data.size, recipe.model.compile) == (1e-4, None, (64, 96), True)
+    assert load_recipe("rooms_lite", ["model.pretrained_backbone=w.pth"]).model.pretrained_backbone == "w.pth"
     assert (recipe.model.args, recipe.loss_weights, recipe.precision) == ({"width": 32}, {"edge": 2.0}, "no")
     assert recipe_from({}) == Recipe()
 
@@ -61,6 +62,8 @@ def test_changes():
         ("ema=1", r"`ema` in \[0, 1\)"),
         ("accumulate=3", r"multiple of `accumulate`, got 8 and 3"),
         ("optim.warmup=5000", r"`optim.warmup` below `steps`"),
+        ("model.pretrained_backbone=1", r"Expected `model.pretrained_backbone` to be bool or str, got 1"),
+        ("model.pretrained_backbone=null", r"`model.pretrained_backbone` to be bool or str, got None"),
         ("optim=adamw", r"Expected optim. to be a mapping|`?optim"),
         ("steps=[", r"not valid YAML"),
     ],
@@ -91,7 +94,5 @@ def test_comments_say_what_every_setting_is():
             silent.append(line.strip().partition(":")[0])
         before = line
     # Headings, and settings that share the comment above.
-    assert silent == ["model", "lora_alpha", "data", "index", "images", "val_ids", "val_length", "optim"] + [
-        "save_every",
-        "log_every",
-    ]
+    names = "model lora_alpha data index images val_ids val_length optim save_every log_every"
+    assert silent == names.split()
