@@ -77,7 +77,7 @@ def cores() -> int:
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device that ``--device`` names; without a name the CPU, with a word where there is a GPU.
+    """The device that ``--device`` names; without a name the CPU; where there is a GPU, a line says so.
 
     Raises:
         ValueError: if there is none.

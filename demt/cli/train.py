@@ -30,7 +30,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in `out`.")] = False,
     show: Annotated[
-        bool, typer.Option("--show", help="Print the recipe, with a word on every setting, and stop.")
+        bool, typer.Option("--show", help="Print the recipe, with comments on every setting, and stop.")
     ] = False,
 ) -> None:
     """Train a model as a recipe says. On several GPUs: accelerate launch -m demt train RECIPE …"""

@@ -68,7 +68,7 @@ def read_pixels(path: Path, in_chans: int | None = 3) -> NDArray[np.uint8]:
     if in_chans not in (1, 3):
         expected = "a picture with an alpha channel" if in_chans == 4 else "an array (.npy)"
         raise DataError(f"{str(path)!r}: expected an image of {in_chans} channels, {expected}, got mode {image.mode!r}")
-    # Everything but the usual case takes the road of `predict`, so that training and prediction see the same.
+    # Everything but the usual case is read as `predict` reads it, so that training and prediction see the same.
     if in_chans == 3 and image.mode == "RGB" and "transparency" not in image.info:
         return np.array(image)
     values = _named(image, path)

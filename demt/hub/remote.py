@@ -263,5 +263,5 @@ def _check_sha256(path: Path, expected: str, wanted: _Wanted) -> None:
     if (found := file_sha256(path)) != expected:
         raise ValueError(
             f"{WEIGHTS} of {wanted} has sha256 {found}, expected {expected}: nothing was loaded. If the "
-            f"file was damaged, MultiTaskModel.from_pretrained({str(wanted)!r}, force_download=True) mends the cache"
+            f"file was damaged, MultiTaskModel.from_pretrained({str(wanted)!r}, force_download=True) repairs the cache"
         )

@@ -49,7 +49,7 @@ def download(file_id: str, target: Path, progress: Progress | None = None) -> No
             return
         except FileURLRetrievalError as error:
             raise OSError(
-                f"Google Drive does not hand out the file: {_told(error)} Try again tomorrow, or download "
+                f"Google Drive does not hand out the file: {_reason(error)} Try again tomorrow, or download "
                 f"https://drive.google.com/open?id={file_id} in a browser and give the file with --file"
             ) from error
         except (DownloadError, RequestException) as error:
@@ -59,7 +59,7 @@ def download(file_id: str, target: Path, progress: Progress | None = None) -> No
                 discard(target)
                 continue
             raise OSError(
-                f"The download did not complete: {_told(error)} The same command goes on where it stopped"
+                f"The download did not complete: {_reason(error)} The same command goes on where it stopped"
             ) from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -85,10 +85,10 @@ def _received(target: Path) -> int:
     return sum(part.stat().st_size for part in _parts(target))
 
 
-def _told(error: Exception) -> str:
-    """What gdown says, in one line, without its advice on browsers, its layout and the library's inner life."""
+def _reason(error: Exception) -> str:
+    """What gdown says, in one line, without its advice on browsers."""
     if match := re.search(r"\[Errno -?\d+\] ([\w ]+)", str(error)):
         return f"{match[1]}."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Failed to retrieve", "You may still", "http", "but Gdown"))]
-    return " ".join(told).rstrip(".") + "."
+    kept = [line for line in lines if not line.startswith(("Failed to retrieve", "You may still", "http", "but Gdown"))]
+    return " ".join(kept).rstrip(".") + "."

@@ -75,8 +75,8 @@ def fetch(
     work = root / ".downloads"
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / f"{row.file_id}.lock"):
-        if not force and (there := _there(name, row, root)) is not None:
-            return there
+        if not force and (fetched := _already_fetched(name, row, root)) is not None:
+            return fetched
         checkpoint = work / f"{row.file_id}.ckpt"
         if file is None:
             if force:
@@ -101,7 +101,7 @@ def _row_of(name: str) -> tuple[str, Published]:
     return name, row
 
 
-def _there(asked: str, row: Published, root: Path) -> Fetched | None:
+def _already_fetched(asked: str, row: Published, root: Path) -> Fetched | None:
     """What the cache has of a row, be it under another name that the row's file turned out to hold."""
     for name in dict.fromkeys([asked, *names_of_file(str(row.file_id))]):
         folder = fetched_folder(name, root)

@@ -370,7 +370,7 @@ def test_a_damaged_cache_is_found_and_mended(hub, files, register, tmp_path):
     demt.create_model("own_model", pretrained=True)
     weights = next((tmp_path / "cache").rglob("model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
-    with pytest.raises(ValueError, match=r"from_pretrained\('org/name@\w+', force_download=True\) mends the cache"):
+    with pytest.raises(ValueError, match=r"from_pretrained\('org/name@\w+', force_download=True\) repairs the cache"):
         demt.create_model("own_model", pretrained=True)
     demt.MultiTaskModel.from_pretrained(f"{REPO}@{commit}", force_download=True)
     demt.create_model("own_model", pretrained=True)
