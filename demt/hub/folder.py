@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from demt.config import ModelConfig, PretrainedCfg
 from demt.files import write_whole
+from demt.files.weights import read_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-# Bytes that are read of a file that may be hostile; of the published models' both have less than 0.2 MB.
-_MAX_CONFIG, _MAX_HEADER = 2**20, 2**24
+# Bytes that are read of a file that may be hostile; of the published models' all have less than 0.2 MB.
+_MAX_CONFIG = 2**20
 
 
 def write_folder(
@@ -82,29 +83,3 @@ def read_config(path: Path) -> tuple[ModelConfig, PretrainedCfg]:
         return ModelConfig.from_dict(values.get("model", {})), PretrainedCfg.from_dict(values.get("pretrained_cfg", {}))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{str(path)!r} does not describe a demt model: {error}") from error
-
-
-def read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """Read all tensors of a safetensors file; nothing else is read, pickled files in particular.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no whole safetensors file.
-    """
-    # Names and configurations are read without torch, which takes seconds to import.
-    import safetensors.torch
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No weights at {str(path)!r}")
-    try:
-        with open(path, "rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        # The library itself reads headers up to 100 MB, and takes several times that much memory for one.
-        if header > _MAX_HEADER:
-            raise ValueError(f"it claims a header of {header:,} bytes")
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{str(path)!r} is not a whole safetensors file ({error}); copy or download it again. "
-            "Checkpoints of the released code are read by demt.load_released"
-        ) from error

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from demt.hub.folder import CARD, CONFIG, WEIGHTS, read_config, read_safetensors
+from demt.files.weights import read_safetensors
+from demt.hub.folder import CARD, CONFIG, WEIGHTS, read_config
 from demt.train.state import read_state
 
 PROGRESS, STATE = "progress.json", "state"

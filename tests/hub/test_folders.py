@@ -1,6 +1,5 @@
 """Folders of save_pretrained: what is written, and what damaged or foreign ones are answered."""
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 import demt
 from demt.files import write_whole
+from tests.memory import little_memory
 
 
 @pytest.fixture(scope="module")
@@ -201,22 +201,6 @@ def test_a_configuration_larger_than_its_weights_takes_no_memory(folder):
     assert sum(p.numel() * 4 for p in model.parameters()) > 10**10
     with little_memory(), pytest.raises(ValueError, match="do not fit the model"):
         demt.create_model(f"local-dir:{folder}")
-
-
-@contextlib.contextmanager
-def little_memory():
-    """Half a gigabyte more than is in use."""
-    resource = pytest.importorskip("resource")
-    statistics = Path("/proc/self/statm")
-    if not statistics.exists():
-        pytest.skip("needs /proc")
-    used = int(statistics.read_text().split()[0]) * resource.getpagesize()
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def test_missing_files(folder, tmp_path):

@@ -211,7 +211,7 @@ def test_a_part_that_drive_does_not_continue_is_dropped(small, made, drive, cach
             r"does not hand out the file: Too many users have viewed or downloaded this file recently",
         ),
         (Shared(page="<html>Error 404 (Not Found)!!1</html>", status=404), r"does not hand out the file: Cannot retri"),
-        (Shared(b"<html>Sign in</html>"), r"'DeMT, HRNet-18, NYUD-v2' .*cannot be used: .* cannot be read as a checkp"),
+        (Shared(b"<html>Sign in</html>"), r"'DeMT, HRNet-18, NYUD-v2' .*cannot be used: .* cannot be read as w"),
     ],
     ids=["quota", "404", "not a checkpoint"],
 )
@@ -371,7 +371,7 @@ def test_wrong_names(cache):
         fetch("demt_swin_tny")
     with pytest.raises(ValueError, match=r"published no checkpoint of 'demt_swin_base.pascal'"):
         fetch("demt_swin_base.pascal")
-    with pytest.raises(FileNotFoundError, match="No checkpoint at"):
+    with pytest.raises(FileNotFoundError, match="No weights at"):
         fetch("demt_swin_tiny", file=cache / "nothing.ckpt")
     assert fetched_folder("../../etc") is None
 
