@@ -72,8 +72,8 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{str(path)!r} is not a whole safetensors file ({error}); copy or download it again{_pointer(Path(path))}. "
-            "Files of torch.save are read by checkpoint_path= and demt.load_released"
+            f"{str(path)!r} is not a whole safetensors file ({error}); copy or download it again{_pointer(Path(path))}."
+            " Files of torch.save are read by checkpoint_path= and demt.load_released"
         ) from error
 
 
