@@ -16,7 +16,7 @@ from demt.files.weights import read_weights
 from demt.hub.folder import CONFIG, read_config, write_folder
 from demt.models import MultiTaskModel
 from demt.registry import full_name, get_config
-from demt.released.cache import SOURCE, fetched_folder, released_cache, source_of
+from demt.released.cache import SOURCE, fetched_folder, how_to_get, released_cache, source_of
 from demt.released.checkpoint import build, summary
 from demt.released.convert import convert
 from demt.released.drive import Progress, discard, download
@@ -97,6 +97,8 @@ def _row_of(name: str) -> tuple[str, Published]:
     name = full_name(name)
     get_config(name)
     row = published(name)
+    if row is not None and row.file_id is None and row.page is not None:
+        raise ValueError(str(how_to_get(name)))
     if row is None or row.file_id is None:
         raise ValueError(f"The authors published no checkpoint of {name!r}; demt list --pretrained tells of which")
     return name, row
