@@ -29,7 +29,14 @@ def write_folder(
     """Write config.json and model.safetensors; each file replaces an older one only when it is complete."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors: dict[str, Tensor] = {}
+    places = set()
+    for name, tensor in state.items():
+        tensors[name] = tensor.detach().cpu().contiguous()
+        # safetensors takes no weights that share memory, such as those of layers that are tied.
+        if (place := tensors[name].untyped_storage().data_ptr()) in places:
+            tensors[name] = tensors[name].clone()
+        places.add(place)
     preprocessing = each_channel(pretrained_cfg, config.in_chans).to_dict()
     # Where weights lie is for names to say, not for the weights' own folder.
     for name in ("file", "hf_hub_id", "revision", "sha256"):

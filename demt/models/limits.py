@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.nn.modules.module import register_module_module_registration_hook
 
-#: The largest model of demt and of timm have about 1,800; this many are built in two seconds.
-MAX_MODULES = 8192
+#: The largest models of demt and of timm have about 1,800; this many are built in a second or two.
+MAX_MODULES = 4096
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -69,19 +69,20 @@ def _check_value(name: str, value: Any, largest: float, depth: int) -> None:
         raise ValueError(f"Expected {name} to be a number, a text or a short list of such, got {shown(value)}")
 
 
-def colours(name: str, values: Any) -> tuple[tuple[int, int, int], ...]:
-    """RGB colours as integers from 0 to 255.
+def colours(name: str, values: Iterable[Any]) -> tuple[tuple[int, int, int], ...]:
+    """RGB colours as integers.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for anything but three integers from 0 to 255 each.
     """
-    try:
-        checked = tuple((operator.index(r), operator.index(g), operator.index(b)) for r, g, b in values)
-    except (TypeError, ValueError):
-        checked = ((-1, -1, -1),)
-    if wrong := [colour for colour in checked if not all(0 <= channel <= 255 for channel in colour)]:
-        got = values if wrong[0][0] == -1 else wrong[0]
-        raise ValueError(
-            f"Expected {name} to have (red, green, blue) entries of integers from 0 to 255, got {shown(got)}"
-        )
-    return checked
+
+    def colour(value: Any) -> tuple[int, int, int]:
+        try:
+            red, green, blue = map(operator.index, value)
+        except (TypeError, ValueError):
+            red = green = blue = -1
+        if not (0 <= red <= 255 and 0 <= green <= 255 and 0 <= blue <= 255):
+            raise ValueError(f"Expected {name} to have entries (red, green, blue) of 0 to 255, got {shown(value)}")
+        return red, green, blue
+
+    return tuple(map(colour, values))

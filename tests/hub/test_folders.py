@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from torch.nn.utils import parametrizations, prune
 
 import demt
 from demt.files import write_whole
@@ -204,6 +205,87 @@ def test_a_configuration_larger_than_its_weights_takes_no_memory(folder):
     assert sum(p.numel() * 4 for p in model.parameters()) > 10**10
     with little_memory(), pytest.raises(ValueError, match="do not fit the model"):
         demt.create_model(f"local-dir:{folder}")
+
+
+def test_what_is_written_can_be_loaded(tmp_path):
+    def saved(change):
+        model = demt.create_model("demt_nano", tasks={"depth": 1})
+        change(model)
+        with pytest.raises(ValueError, match="Nothing was written, as it could not be loaded again") as error:
+            model.save_pretrained(tmp_path / "model")
+        assert not (tmp_path / "model").exists()
+        return str(error.value)
+
+    def logits(model):
+        return model.head.heads["depth"].logits
+
+    assert "unexpected 'head.heads.depth.logits.weight_mask'" in saved(
+        lambda model: prune.l1_unstructured(logits(model), "weight", 0.3)
+    )
+    assert "logits.parametrizations.weight" in saved(lambda model: parametrizations.weight_norm(logits(model)))
+    assert "shape (3, 32, 1, 1), expected (1, 32, 1, 1)" in saved(
+        lambda model: setattr(model.head.heads["depth"], "logits", torch.nn.Conv2d(32, 3, 1))
+    )
+    assert "'head.heads.depth.logits.bias' holds NaN" in saved(
+        lambda model: torch.nn.init.constant_(logits(model).bias, float("nan"))
+    )
+    assert "_orig_mod" in saved(lambda model: setattr(model, "backbone", torch.compile(model.backbone)))
+
+
+def test_shared_weights_are_written_twice(tmp_path):
+    model = demt.create_model("demt_nano", tasks={"a": {"channels": 2}, "b": {"channels": 2}})
+    model.head.heads["b"].logits.weight = model.head.heads["a"].logits.weight
+    model.save_pretrained(tmp_path)
+    heads = demt.MultiTaskModel.from_pretrained(tmp_path).head.heads
+    assert torch.equal(heads["a"].logits.weight, heads["b"].logits.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.complex64])
+def test_weights_of_dtypes_that_are_no_values(folder, dtype):
+    edit_weights(folder, lambda s: s.update({"head.neck.norm.bias": s["head.neck.norm.bias"].to(dtype)}))
+    with pytest.raises(ValueError, match=rf"'head.neck.norm.bias' has dtype {dtype}, expected one of"):
+        demt.create_model(f"local-dir:{folder}")
+
+
+def test_weights_that_overflow_in_the_models_precision(folder):
+    edit_weights(folder, lambda s: s.update({"head.neck.norm.bias": torch.full((64,), 1e300, dtype=torch.float64)}))
+    with pytest.raises(ValueError, match=r"'head.neck.norm.bias' holds NaN or infinite values"):
+        demt.create_model(f"local-dir:{folder}")
+
+
+def test_statistics_of_another_number_of_channels(folder):
+    edit_config(folder, lambda c: c["pretrained_cfg"].update(mean=[0.1, 0.2], std=[0.1, 0.2]))
+    with pytest.raises(ValueError, match="`mean` and `std` of 3 channels"):
+        demt.create_model(f"local-dir:{folder}")
+
+
+def test_a_file_says_its_channels(tmp_path):
+    demt.create_model("demt_nano", tasks={"depth": 1}, in_chans=4).save_pretrained(tmp_path)
+    cfg = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    assert (len(cfg["mean"]), len(cfg["std"]), cfg["input_size"][0]) == (4, 4, 4)
+    assert demt.create_model(str(tmp_path)).pretrained_cfg.mean == tuple(cfg["mean"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["model"].update(new_option=True), r"Unknown keys .'new_option'.*newer version: upgrade with pip"),
+        (lambda c: c["model"]["tasks"][0].update(new=1), r"Unknown keys .'new'. in a task.*newer version: upgrade"),
+        (lambda c: c["pretrained_cfg"].update(crop=1), r"Unknown keys .'crop'.*newer version: upgrade"),
+        (lambda c: c.update(extra=1), r"Unknown keys .'extra'.*newer version: upgrade"),
+        (lambda c: (c.update(version="99.1"), c["model"].update(neck="new")), r"by demt '99.1', and this is .*upgrade"),
+        (lambda c: (c.update(version=3), c["model"].update(neck="new")), r"`neck` to be one of .*got 'new'$"),
+    ],
+)
+def test_configurations_of_newer_versions(folder, change, message):
+    edit_config(folder, change)
+    with pytest.raises(ValueError, match=message):
+        demt.create_model(f"local-dir:{folder}")
+
+
+def test_configurations_without_a_version(folder):
+    edit_config(folder, lambda c: c.pop("version"))
+    assert demt.create_model(f"local-dir:{folder}").config.family == "demt"
 
 
 def test_missing_files(folder, tmp_path):

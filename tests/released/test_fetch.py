@@ -400,9 +400,8 @@ def test_rows_are_those_of_the_authors_pages():
     assert "no maxF" in row.note
     assert tables.published("degmix_swin_tiny.nyud").file_id == "14qIRWaGzfTlkyQRb97xOOsWLmQYATGfI"
     assert tables.published("demtg_swin_tiny.nyud").file_id == "1Xk-5cmpQrikJyv-fVlfF2YT541rRjyOU"
-    assert {"demtg_swin_tiny.nyud", "degmix_swin_tiny.pascal"} <= set(
-        tables.names_of_file(row_id("demtg_swin_tiny.nyud"))
-    )
+    names = tables.names_of_file("1Xk-5cmpQrikJyv-fVlfF2YT541rRjyOU")
+    assert {"demtg_swin_tiny.nyud", "degmix_swin_tiny.pascal"} <= set(names)
     assert tables.published("demt_swin_small.nyud").page.endswith("drive/folders/1jINF9WOyILqrPcsprWbM5VSCEWozsc1c")
     with pytest.raises(ValueError, match=r"link a folder, https://drive.*demt convert FILE FOLDER"):
         fetch("demt_swin_small.nyud")
