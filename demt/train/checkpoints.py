@@ -65,7 +65,7 @@ class Checkpoints:
             try:
                 progress = self.read_progress(path)
                 state = _read_whole(path, progress)
-            except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 damaged.append(f"{str(path)!r}: {error}")
                 continue
             for text, bad in zip(damaged, reversed(self.all())):
