@@ -55,8 +55,12 @@ def build(converted: Converted, *, quiet: bool = False) -> nn.Module:
         return DeMTHead(_level_channels(state), (16,) * 4 if config.neck == "taps" else STRIDES, config)
 
     # What the shapes of some weights ask for is built when all have them.
-    with torch.device("meta"):
-        check_state(state, network().state_dict(), "the checkpoint")
+    try:
+        with torch.device("meta"):
+            wanted = network().state_dict()
+    except (IndexError, KeyError, RuntimeError) as error:
+        raise ValueError(f"The shapes in the checkpoint are those of no model: {error}") from error
+    check_state(state, wanted, "the checkpoint")
     model = network()
     model.load_state_dict(state)
     if converted.unused and not quiet:

@@ -51,7 +51,10 @@ def convert(checkpoint: Mapping[str, Any]) -> Converted:
     config = _describe(state)
     renamed, unused, unknown = {}, {}, []
     for name, tensor in state.items():
-        new, dropped = names.rename(name, tensor, list(config.tasks), config.neck)
+        try:
+            new, dropped = names.rename(name, tensor, list(config.tasks), config.neck)
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(f"The entry {name!r} of the checkpoint, {tuple(tensor.shape)}, fits no model") from error
         if not new and not dropped:
             unknown.append(name)
         renamed.update(new)
@@ -104,6 +107,8 @@ def _describe(state: Mapping[str, Tensor]) -> ModelConfig:
         )
     except KeyError as error:
         raise ValueError(f"The checkpoint has no entry {error}; {_LOOKED_FOR}") from error
+    except IndexError as error:
+        raise ValueError(f"An entry of the checkpoint has too few dimensions; {_LOOKED_FOR}") from error
 
 
 def _family(state: Mapping[str, Tensor]) -> str:

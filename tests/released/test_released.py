@@ -86,6 +86,17 @@ def test_unused_and_foreign_entries(caplog):
             lambda s: [s.pop(n) for n in list(s) if n.startswith("backbone.stage4.")],
             "has no entry 'backbone.pos_embed'",
         ),
+        (lambda s: s.update({"head.smlp.0.weight": torch.tensor(1.0)}), "too few dimensions; looked for"),
+        (
+            lambda s: s.update({"head.task_fusion.in_proj_weight": torch.tensor(1.0)}),
+            r"in_proj_weight.* \(\), fits no model",
+        ),
+        (
+            lambda s: s.update({"head.defor_mixers.99.blocks.0.3.fn.0.weight": torch.ones(1)}),
+            "fits no model|no released",
+        ),
+        (lambda s: s.update({"head.defor_mixers.0.blocks.1000000000.x": torch.ones(1)}), "`depth` to be an integer"),
+        (lambda s: s.update({"head.smlp.0.weight": torch.ones(8000, 0)}), r"expected \(8000, "),
     ],
 )
 def test_what_is_wrong_is_said(change, message):
