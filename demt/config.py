@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from types import NoneType
 from typing import Any, Literal, get_args
 
 from demt.protocols import IMAGENET_MEAN, IMAGENET_STD
 from demt.tasks import Task, resolve_tasks
+from demt.tasks.checks import check_flag, check_integer, check_number, check_plain, check_text, shown
 
 Family = Literal["demt", "demtg", "degmix", "multitask_baseline"]
 NeckName = Literal["linear", "patch", "taps"]
@@ -27,7 +27,17 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "initial_offsets": get_args(InitialOffsets),
 }
 _OPTIONAL = ("neck", "offset_groups", "head_width")
-_INTEGERS = {"in_chans": 1, "width": 1, "depth": 0, "heads": 1, "offset_groups": 1, "head_width": 1}
+# No published model has a number above 1536 in it; a file from elsewhere may, to exhaust time or memory.
+_LARGEST = 8192
+_INTEGERS = {
+    "in_chans": (1, _LARGEST),
+    "width": (1, _LARGEST),
+    "depth": (0, 64),
+    "heads": (1, 1024),
+    "offset_groups": (1, _LARGEST),
+    "head_width": (1, _LARGEST),
+}
+_MAX_TASKS = 64
 _DECODER_FIELDS = (
     "depth",
     "heads",
@@ -38,10 +48,13 @@ _DECODER_FIELDS = (
     "offset_groups",
     "initial_offsets",
 )
-# No published model has a number above 1536 in it; a file from elsewhere may, to exhaust time or memory.
-_LARGEST = 8192
-# timm's arguments that demt sets itself, and the one that loads a file whenever a model is built.
-_NOT_FOR_BACKBONES = {"checkpoint_path", "features_only", "in_chans", "num_classes", "pretrained"}
+# timm's arguments that demt sets itself, and those that load files, or decide where and in what form weights are.
+_NOT_FOR_BACKBONES = frozenset(
+    """
+    cache_dir checkpoint_path device dtype exportable features_only in_chans no_jit num_classes out_indices pretrained
+    pretrained_strict scriptable
+    """.split()  # noqa: SIM905
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,28 +103,25 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", resolve_tasks(self.tasks))
-        object.__setattr__(self, "backbone_kwargs", dict(self.backbone_kwargs))
+        if len(self.tasks) > _MAX_TASKS:
+            raise ValueError(f"Expected at most {_MAX_TASKS} `tasks`, got {len(self.tasks)}")
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices and not (value is None and name in _OPTIONAL):
-                raise ValueError(f"Expected `{name}` to be one of {choices}, got {value!r}")
-        for name, least in _INTEGERS.items():
-            value = getattr(self, name)
-            if value is None and name in _OPTIONAL:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"Expected `{name}` to be an integer >= {least}, got {value!r}")
-        self._check_backbone()
+                raise ValueError(f"Expected `{name}` to be one of {choices}, got {shown(value)}")
+        for name, (least, most) in _INTEGERS.items():
+            if (value := getattr(self, name)) is not None or name not in _OPTIONAL:
+                check_integer(f"`{name}`", value, least, most)
+        check_flag("`pre_norm`", self.pre_norm)
+        check_flag("`gating`", self.gating)
+        check_text("`backbone`", self.backbone)
+        check_plain("`backbone_kwargs`", self.backbone_kwargs, _LARGEST)
+        object.__setattr__(self, "backbone_kwargs", dict(self.backbone_kwargs))
+        if taken := sorted(_NOT_FOR_BACKBONES.intersection(self.backbone_kwargs)):
+            raise ValueError(f"Expected `backbone_kwargs` without {taken}: these are not for the backbone to set")
         if self.family == "multitask_baseline":
             self._check_baseline()
         if self.query == "linear" and not self.pre_norm:
             raise ValueError("Expected `pre_norm` to be True with query='linear', got False")
-
-    def _check_backbone(self) -> None:
-        if taken := sorted(_NOT_FOR_BACKBONES.intersection(self.backbone_kwargs)):
-            raise ValueError(f"Expected `backbone_kwargs` without {taken}: these are not for the backbone to set")
-        sizes = [getattr(self, name) for name in _INTEGERS] + [task.channels for task in self.tasks.values()]
-        if (largest := max(_numbers([sizes, self.backbone_kwargs]))) > _LARGEST:
-            raise ValueError(f"Expected no number above {_LARGEST} in a model's configuration, got {str(largest)[:20]}")
 
     def _check_baseline(self) -> None:
         for field in dataclasses.fields(self):
@@ -127,8 +137,12 @@ class ModelConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Inverse of `to_dict`; raises `ValueError` on unknown or missing keys."""
         check_keys(values, cls, "the model's configuration")
-        tasks = [Task.from_dict(task) for task in values["tasks"]]
-        return cls(**{**values, "tasks": {task.name: task for task in tasks}})
+        if not isinstance(values["tasks"], (list, tuple)):
+            raise ValueError(f"Expected `tasks` to be a list, got {shown(values['tasks'])}")
+        tasks = [Task.from_dict(task) for task in values["tasks"][: _MAX_TASKS + 1]]
+        if len(named := {task.name: task for task in tasks}) < len(tasks):
+            raise ValueError(f"Expected `tasks` of different names, got {[task.name for task in tasks]}")
+        return cls(**{**values, "tasks": named})
 
     def replace(self, **changes: Any) -> ModelConfig:
         """A copy with some fields changed; raises `ValueError` on an unknown field, with the nearest names."""
@@ -170,24 +184,29 @@ class PretrainedCfg:
     sha256: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.input_size) != 3 or any(not isinstance(v, int) or v < 1 for v in self.input_size):
-            raise ValueError(f"Expected `input_size` to be (channels, height, width), got {self.input_size!r}")
-        if self.max_size == 0:
+        check_text("`tag`", self.tag)
+        for name, length in (("input_size", 3), ("mean", None), ("std", None)):
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)) or len(value) != (length or len(value)) or not value:
+                raise ValueError(f"Expected `{name}` to be a list of {length or 'numbers'}, got {shown(value)}")
+            object.__setattr__(self, name, tuple(value))
+        for name, value in zip(("channels", "height", "width"), self.input_size):
+            check_integer(f"{name} in `input_size`", value, 1, 2**15)
+        if self.max_size == 0 and self.max_size is not False:
             object.__setattr__(self, "max_size", max(self.input_size[1:]))
-        if self.max_size is not None and (type(self.max_size) is not int or self.max_size < 1):
-            raise ValueError(f"Expected `max_size` to be an integer >= 1 or None, got {self.max_size!r}")
-        finite = all(math.isfinite(v) for v in (*self.mean, *self.std))
-        if not finite or len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
-            raise ValueError(
-                f"Expected finite `mean` and `std` of one length and std > 0, got {self.mean!r} and {self.std!r}"
-            )
+        if self.max_size is not None:
+            check_integer("`max_size`, unless None,", self.max_size, 1, 2**20)
+        # Images are in [0, 1]: other statistics than these would leave no digits of them.
+        for name, least in (("mean", -1e4), ("std", 1e-5)):
+            for value in getattr(self, name):
+                check_number(f"each value of `{name}`", value, least, 1e4)
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"Expected `mean` and `std` of one length, got {self.mean!r} and {self.std!r}")
         for name in ("file", "hf_hub_id", "revision", "sha256"):
             if not isinstance(value := getattr(self, name), (str, NoneType)):
-                raise ValueError(f"Expected `{name}` to be a string or None, got {value!r}")
+                raise ValueError(f"Expected `{name}` to be a string or None, got {shown(value)}")
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise ValueError(f"Expected `sha256` to be 64 lower-case hexadecimal digits, got {self.sha256!r}")
+            raise ValueError(f"Expected `sha256` to be 64 lower-case hexadecimal digits, got {shown(self.sha256)}")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -200,20 +219,31 @@ class PretrainedCfg:
         return cls(**values)
 
 
-def _numbers(values: Any) -> Iterator[float]:
-    if isinstance(values, (list, tuple, Mapping)):
-        for value in values.values() if isinstance(values, Mapping) else values:
-            yield from _numbers(value)
-    elif isinstance(values, (int, float)):
-        yield values
+def each_channel(cfg: PretrainedCfg, chans: int) -> PretrainedCfg:
+    """Preprocessing with a mean and a standard deviation for each of `chans` channels.
+
+    Those of three channels become their mean for grey images, and repeat for further channels; one repeats.
+
+    Raises:
+        ValueError: if there are neither `chans`, three nor one.
+    """
+    if len(cfg.mean) not in (1, 3, chans):
+        raise ValueError(f"Expected `mean` and `std` of {chans} channels, got {cfg.mean!r} and {cfg.std!r}")
+
+    def expanded(values: tuple[float, ...]) -> tuple[float, ...]:
+        values = (sum(values) / len(values),) if chans == 1 else values
+        return tuple(values[i % len(values)] for i in range(chans))
+
+    size = (chans, *cfg.input_size[1:])
+    return dataclasses.replace(cfg, input_size=size, mean=expanded(cfg.mean), std=expanded(cfg.std))
 
 
 def check_keys(values: Mapping[str, Any], cls: type, where: str) -> None:
     """Raise `ValueError` unless the keys of `values` are fields of the dataclass `cls`, with all required ones."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"Expected {where} to be a mapping, got {type(values).__name__}")
+        raise ValueError(f"Expected {where} to be a mapping, got {shown(values)}")
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    if unknown := sorted(set(values) - set(fields)):
+    if unknown := sorted(map(str, set(values) - set(fields))):
         raise ValueError(f"Unknown keys {unknown} in {where}; known keys are {sorted(fields)}")
     required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     if missing := sorted(required - set(values)):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from huggingface_hub import try_to_load_from_cache
 
 from demt.config import Family, ModelConfig, PretrainedCfg, check_keys
-from demt.hub.folder import CONFIG, WEIGHTS, read_config, read_folder, read_safetensors
+from demt.files.weights import read_weights
+from demt.hub.folder import CONFIG, WEIGHTS, read_config, read_folder
 from demt.hub.remote import HUB, LOCAL, download, model_folder
 from demt.models.variants import FAMILIES, SIZES
 from demt.registry import get_config, get_function, is_model
@@ -34,7 +35,7 @@ class Weights:
     """Where weights of a model are.
 
     Args:
-        place: A safetensors file, a folder, the authors of the papers, or the Hugging Face Hub.
+        place: A file, a folder, the authors of the papers, or the Hugging Face Hub.
         here: Whether they are on this machine.
         address: A file, a folder, a page or a repository.
     """
@@ -84,7 +85,8 @@ def create_model(
             weights of folders and repositories are loaded in any case.
         pretrained: Load the weights of that name: from the file or the Hub repository that its `pretrained_cfg` says.
         pretrained_cfg, pretrained_cfg_overlay: Replace, or change entries of, the preprocessing and weights' location.
-        checkpoint_path: Weights for this model: a safetensors file, or a folder that `save_pretrained` wrote.
+        checkpoint_path: Weights for this model: a safetensors file, a state dict of `torch.save`, a checkpoint of
+            PyTorch Lightning (see `demt.files.weights.read_weights`), or a folder that `save_pretrained` wrote.
         cache_dir: Where downloaded files are kept; by default huggingface_hub's cache.
         pretrained_backbone: Load timm's weights into the backbone (not where weights of the whole model are loaded); or
             the path of a file with weights for it, safetensors or ``.pth``: see `demt.backbones.load_backbone`.
@@ -309,10 +311,10 @@ def _read(found: Resolved, cache_dir: str | PathLike[str] | None) -> tuple[Model
             raise ValueError(f"No weights of {found.name!r} are on this machine. {command}")
         raise ValueError(
             f"No weights are published for {found.name!r} yet. Create it with pretrained=False, load a checkpoint of "
-            "the released code with demt.load_released(path), or give checkpoint_path= of a safetensors file"
+            "the released code with demt.load_released(path), or give checkpoint_path= of a file with weights"
         )
     if weights.place == "file":
-        return None, read_safetensors(weights.address), weights.address
+        return None, read_weights(weights.address), weights.address
     if weights.place != "hub":
         config, _, state = read_folder(weights.address)
         return config, state, str(Path(weights.address) / WEIGHTS)

@@ -61,7 +61,7 @@ def test_resolving():
         ({}, "non-empty mapping"),
         ({"height": 1}, "Unknown task 'height'.*demt.Task"),
         ({"depth": 2}, "'depth' has 1 channels, got 2"),
-        ({"semseg": 0}, "integer >= 1, got 0"),
+        ({"semseg": 0}, "integer from 1 to 8192, got 0"),
         ({"height": {"channels": 1, "colour": 3}}, "Unknown keys \\['colour'\\]"),
         ({"a": Task(name="b", channels=1)}, "use the same name"),
         ({"a b": {"channels": 1}}, "Python identifier"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import pickle
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
+
+from demt.files.weights import read_weights
 
 #: Entries of a training checkpoint that hold the weights; an average of them, or the teacher's, comes first.
 _ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "module", "backbone", "encoder")
@@ -64,7 +65,8 @@ def load_backbone(backbone: nn.Module, source: str | PathLike[str]) -> None:
         ValueError: if it is damaged, holds no weights or values that are not finite, or fits less than half of the
             backbone.
     """
-    given = _unwrapped(read_weights(source), str(source))
+    check_source(source)
+    given = read_weights(Path(source).expanduser(), entries=_ENTRIES)
     wanted = backbone.state_dict()
     tried = ((prefix, *_fit(backbone, state, wanted)) for prefix, state in _candidates(given))
     prefix, state, fitting = max(tried, key=lambda found: len(found[2]))
@@ -89,43 +91,6 @@ def load_backbone(backbone: nn.Module, source: str | PathLike[str]) -> None:
             raise ValueError(f"{str(source)!r} is damaged: {name!r} holds NaN or infinite values")
     backbone.load_state_dict({**wanted, **fitting})
     _logger.warning("%s: %s", source, "; ".join(told))
-
-
-def read_weights(source: str | PathLike[str]) -> Mapping[str, Any]:
-    """What a file of weights holds; nothing in it is imported or run.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, or holds more than tensors and plain values.
-    """
-    import safetensors.torch
-
-    check_source(source)
-    path = Path(source).expanduser()
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{str(source)!r} holds more than weights, or is no file of torch.save, so it is not read; save its "
-            "state dict alone, as safetensors or with torch.save"
-        ) from error
-    except (
-        safetensors.SafetensorError,
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{str(source)!r} is not a whole file of weights: {reason}") from error
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{str(source)!r} holds a {type(found).__name__}, expected a state dict: tensors by name")
-    return found
 
 
 def adapted_first_convolution(
@@ -160,21 +125,6 @@ def filtered_by_timm(backbone: Any, state: Mapping[str, Tensor]) -> dict[str, Te
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         _logger.debug("timm adapts no weights of %s: %s", backbone.timm_class.__name__, error)
         return None
-
-
-def _unwrapped(values: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    """The tensors of a state dict, which may lie inside a training checkpoint."""
-    for _ in range(_DEEPEST):
-        inner = next((values[entry] for entry in _ENTRIES if isinstance(values.get(entry), Mapping)), None)
-        if inner is None:
-            break
-        values = inner
-    state = {name: value for name, value in values.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if not state:
-        raise ValueError(
-            f"{source!r} holds no weights, expected tensors by name; in it are {_listed(map(str, values))}"
-        )
-    return state
 
 
 def _candidates(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:

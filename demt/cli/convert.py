@@ -16,11 +16,12 @@ def convert(
 ) -> None:
     """Convert a checkpoint of the released code into a folder that demt loads."""
     with friendly_errors():
+        from demt.files.weights import read_weights
         from demt.models import MultiTaskModel
-        from demt.released.checkpoint import build, read_checkpoint, summary
+        from demt.released.checkpoint import build, summary
         from demt.released.convert import convert as convert_names
 
-        converted = convert_names(read_checkpoint(source))
+        converted = convert_names(read_weights(source))
         network = build(converted, quiet=True)
         if not isinstance(network, MultiTaskModel):
             raise ValueError(f"{str(source)!r} holds a head without backbone; load it with demt.load_released")

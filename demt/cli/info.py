@@ -141,6 +141,8 @@ def _footnotes(row: Published | None, scores: Mapping[str, float] | None) -> str
     if row and row.results:
         shared = f" They give one row for {' and '.join(row.names)}." if len(row.names) > 1 else ""
         notes.append(f"Published: {row.label}, by its authors (protocol {PROTOCOL}), not measured here.{shared}")
+    if row and row.note:
+        notes.append(row.note)
     if scores:
         notes.append("Own: on 300 synthetic rooms of 96 x 128 that had no part in training; see docs/weights.md.")
     return "\n".join(notes)

@@ -19,12 +19,15 @@ def load_model(name: str, random_weights: bool = False) -> MultiTaskModel:
 
     import demt
     from demt.factory import resolve
+    from demt.hub.folder import CONFIG, WEIGHTS
 
     is_file = Path(name).is_file() and not demt.is_model(name)
     found = None if is_file else resolve(name)
     if random_weights and (found is None or found.is_saved):
         raise ValueError(f"{name!r} brings its own weights: drop --random-weights")
     if found is None:
+        if Path(name).name == WEIGHTS and (folder := Path(name).absolute().parent).joinpath(CONFIG).is_file():
+            raise ValueError(f"{name!r} is a part of a saved model: give its folder, {str(folder)!r}")
         network = demt.load_released(name)
         if not isinstance(network, demt.MultiTaskModel):
             raise ValueError(f"{name!r} holds a head without backbone; load it with demt.load_released")

@@ -81,9 +81,9 @@ def evaluate(
 ) -> None:
     """Evaluate a model on a data set under a protocol. On several GPUs: accelerate launch -m demt eval …"""
     with friendly_errors():
+        from demt.config import each_channel
         from demt.data.published import READERS
         from demt.files import write_whole
-        from demt.inference.preprocess import each_channel
         from demt.train import evaluate as run
         from demt.train import open_dataset
         from demt.train.evaluation import make_accelerator

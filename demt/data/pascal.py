@@ -145,7 +145,7 @@ def cached(folder: Path, name: str, contents: bytes, compute: Callable[[], NDArr
     key = hashlib.sha256(contents).hexdigest()[:40]
     path = folder / name / key[:2] / f"{key}.png"
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return np.array(image)
     except (OSError, SyntaxError, ValueError):
         pass

@@ -69,8 +69,10 @@ def write_card(
     if card.picture is not None:
         picture = card.picture
         if not isinstance(picture, Image.Image):
-            with Image.open(picture) as opened:
-                picture = opened.convert("RGB")
+            # Data sets bring torchvision with them, and few cards have pictures of files.
+            from demt.data.files import open_picture
+
+            picture = open_picture(Path(picture)).convert("RGB")
         write_whole(folder / PICTURE, lambda target: picture.save(target, format="PNG"))
     text = card_text(card, config, pretrained_cfg, parameters, source)
     write_whole(folder / CARD, lambda target: Path(target).write_text(text, encoding="utf-8"))

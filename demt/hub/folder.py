@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from demt.config import ModelConfig, PretrainedCfg
+from demt import __version__
+from demt.config import ModelConfig, PretrainedCfg, each_channel
 from demt.files import write_whole
+from demt.files.weights import read_safetensors
+from demt.tasks.checks import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-# Bytes that are read of a file that may be hostile; of the published models' both have less than 0.2 MB.
-_MAX_CONFIG, _MAX_HEADER = 2**20, 2**24
+# Bytes that are read of a file that may be hostile; of the published models' all have less than 0.2 MB.
+_MAX_CONFIG = 2**20
 
 
 def write_folder(
@@ -25,12 +29,19 @@ def write_folder(
     """Write config.json and model.safetensors; each file replaces an older one only when it is complete."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    preprocessing = pretrained_cfg.to_dict()
+    tensors: dict[str, Tensor] = {}
+    places = set()
+    for name, tensor in state.items():
+        tensors[name] = tensor.detach().cpu().contiguous()
+        # safetensors takes no weights that share memory, such as those of layers that are tied.
+        if (place := tensors[name].untyped_storage().data_ptr()) in places:
+            tensors[name] = tensors[name].clone()
+        places.add(place)
+    preprocessing = each_channel(pretrained_cfg, config.in_chans).to_dict()
     # Where weights lie is for names to say, not for the weights' own folder.
     for name in ("file", "hf_hub_id", "revision", "sha256"):
         del preprocessing[name]
-    values = {"library": "demt", "model": config.to_dict(), "pretrained_cfg": preprocessing}
+    values = {"library": "demt", "version": __version__, "model": config.to_dict(), "pretrained_cfg": preprocessing}
     text = json.dumps(values, indent=2) + "\n"
     write_whole(path / WEIGHTS, lambda target: _save_safetensors(tensors, target))
     write_whole(path / CONFIG, lambda target: Path(target).write_text(text, encoding="utf-8"))
@@ -75,36 +86,31 @@ def read_config(path: Path) -> tuple[ModelConfig, PretrainedCfg]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not valid JSON: {error}") from error
     try:
-        if not isinstance(values, dict) or values.get("library") != "demt":
-            raise ValueError('expected {"library": "demt", "model": …, "pretrained_cfg": …}')
-        if unknown := sorted(set(values) - {"library", "model", "pretrained_cfg"}):
-            raise ValueError(f"unknown keys {unknown}; known keys are ['library', 'model', 'pretrained_cfg']")
-        return ModelConfig.from_dict(values.get("model", {})), PretrainedCfg.from_dict(values.get("pretrained_cfg", {}))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{str(path)!r} does not describe a demt model: {error}") from error
+        return _described(values)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{str(path)!r} does not describe a demt model: {error}{_newer(values, error)}") from error
 
 
-def read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """Read all tensors of a safetensors file; nothing else is read, pickled files in particular.
+def _described(values: Any) -> tuple[ModelConfig, PretrainedCfg]:
+    if not isinstance(values, dict) or values.get("library") != "demt":
+        raise ValueError('expected {"library": "demt", "model": …, "pretrained_cfg": …}')
+    known = ["library", "version", "model", "pretrained_cfg"]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"Unknown keys {shown(unknown)}; known keys are {known}")
+    config = ModelConfig.from_dict(values.get("model", {}))
+    cfg = PretrainedCfg.from_dict(values.get("pretrained_cfg", {}))
+    if len(cfg.mean) != config.in_chans:
+        raise ValueError(f"Expected `mean` and `std` of {config.in_chans} channels, got {cfg.mean!r} and {cfg.std!r}")
+    return config, cfg
 
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no whole safetensors file.
-    """
-    # Names and configurations are read without torch, which takes seconds to import.
-    import safetensors.torch
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No weights at {str(path)!r}")
-    try:
-        with open(path, "rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        # The library itself reads headers up to 100 MB, and takes several times that much memory for one.
-        if header > _MAX_HEADER:
-            raise ValueError(f"it claims a header of {header:,} bytes")
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{str(path)!r} is not a whole safetensors file ({error}); copy or download it again. "
-            "Checkpoints of the released code are read by demt.load_released"
-        ) from error
+def _newer(values: Any, error: Exception) -> str:
+    """What to do where a file may be of a newer version of this package."""
+    version = values.get("version") if isinstance(values, dict) else None
+    # Releases compare as numbers; what is neither a release nor a text is not ours.
+    numbers = [tuple(map(int, re.findall(r"\d{1,9}", text)[:3])) for text in (str(version)[:20], __version__)]
+    if isinstance(version, str) and numbers[0] > numbers[1]:
+        return f". It was written by demt {shown(version)}, and this is {__version__}: upgrade with pip install -U demt"
+    if str(error).startswith("Unknown"):
+        return ". It may be of a newer version: upgrade with pip install -U demt"
+    return ""

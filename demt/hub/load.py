@@ -28,6 +28,8 @@ class MultiTask(Protocol):
 
 _logger = logging.getLogger("demt")
 _BACKBONE = "backbone."
+#: Dtypes whose values are weights as they stand; float8 and integers have scales kept elsewhere.
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TASK_ENTRY = re.compile(r"head\.(?:mixers|queries|heads)\.(\w+)\.")
 
 
@@ -150,7 +152,13 @@ def check_state(
     """Raise `ValueError` unless `state` has the names and shapes of `wanted` (but `may_miss`), and finite values."""
     check_shapes(state, wanted, source, may_miss)
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        dtype = wanted[name].dtype
+        if dtype.is_floating_point and tensor.dtype not in _FLOATING:
+            raise ValueError(
+                f"Weights of {source} do not fit the model: {name!r} has dtype {tensor.dtype}, expected one of "
+                f"{[str(known) for known in _FLOATING]}; save it as one of these"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor.to(dtype) if dtype in _FLOATING else tensor).all():
             raise ValueError(f"Weights of {source} are damaged: {name!r} holds NaN or infinite values")
 
 
@@ -158,13 +166,32 @@ def check_shapes(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, may_miss: Collection[str] = ()
 ) -> None:
     """Raise `ValueError` unless `state` has the names and shapes of `wanted`, but for names that it may miss."""
-    problems = [f"missing {name!r}" for name in wanted if name not in state and name not in may_miss]
-    problems += [f"unexpected {name!r}" for name in state if name not in wanted]
-    problems += [
-        f"{name!r} has shape {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}"
-        for name, tensor in state.items()
-        if name in wanted and tensor.shape != wanted[name].shape
+    missing = [name for name in wanted if name not in state and name not in may_miss]
+    unexpected = [name for name in state if name not in wanted]
+    problems = [
+        _listed([f"missing {name!r}" for name in missing]),
+        _listed([f"unexpected {name!r}" for name in unexpected]),
+        _listed(
+            [
+                f"{name!r} has shape {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}"
+                for name, tensor in state.items()
+                if name in wanted and tensor.shape != wanted[name].shape
+            ]
+        ),
+        _prefixed(missing, unexpected),
     ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"Weights of {source} do not fit the model: {'; '.join(problems[:5])}{more}")
+    if any(problems):
+        raise ValueError(f"Weights of {source} do not fit the model: {'; '.join(filter(None, problems))}")
+
+
+def _listed(problems: Sequence[str]) -> str:
+    return "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
+
+
+def _prefixed(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+    """Advice where unexpected names are those that are missing with something before them, e.g. a wrapper's prefix."""
+    for name in unexpected:
+        if missing and name.endswith(f".{missing[0]}"):
+            prefix = name.removesuffix(missing[0])
+            return f"names in it begin with {prefix!r}: keep only those that do, without it"
+    return ""

@@ -13,11 +13,11 @@ import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 
-from demt.config import ModelConfig, PretrainedCfg
+from demt.config import ModelConfig, PretrainedCfg, each_channel
 from demt.hub import remote as hub
 from demt.hub.card import ModelCard, write_card
 from demt.hub.folder import CARD, WEIGHTS, read_folder, write_folder
-from demt.hub.load import check_shapes, load_weights
+from demt.hub.load import check_shapes, check_state, load_weights
 from demt.tasks import Task
 
 Model = TypeVar("Model", bound="PretrainedModel")
@@ -34,7 +34,7 @@ class PretrainedModel(nn.Module):
     def __init__(self, config: ModelConfig, pretrained_cfg: PretrainedCfg) -> None:
         super().__init__()
         self.config = config
-        self.pretrained_cfg = pretrained_cfg
+        self.pretrained_cfg = each_channel(pretrained_cfg, config.in_chans)
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -49,10 +49,12 @@ class PretrainedModel(nn.Module):
             card: What to say in the card; without it, a README.md that is there stays.
 
         Raises:
+            ValueError: if the configuration would not rebuild the model, which was changed by hand then (pruned, given
+                adapters or other heads), or a weight is not finite: what is written could not be loaded.
             OSError: if a file cannot be written; the older one is still there then.
         """
         path = Path(folder)
-        write_folder(path, self.config, self.pretrained_cfg, self.state_dict())
+        write_folder(path, self.config, self.pretrained_cfg, self._checked_state())
         if card is not None or not (path / CARD).exists():
             self._write_card(path, card, f"{hub.LOCAL}{path.absolute().name}")
 
@@ -77,11 +79,13 @@ class PretrainedModel(nn.Module):
             huggingface_hub's `CommitInfo`; its `oid` is the revision to pin.
 
         Raises:
+            ValueError: as `save_pretrained`.
             OSError: if the Hub does not answer or refuses.
         """
+        state = self._checked_state()
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary)
-            write_folder(path, self.config, self.pretrained_cfg, self.state_dict())
+            write_folder(path, self.config, self.pretrained_cfg, state)
             self._write_card(path, card, f"{hub.HUB}{repo_id}" + (f"@{branch}" if branch else ""))
             return hub.push(
                 path,
@@ -175,6 +179,19 @@ class PretrainedModel(nn.Module):
         # Whatever timm and torch raise for numbers that fit no network, and files from elsewhere may hold any.
         except Exception as error:
             raise ValueError(f"The configuration beside {source} describes no model: {error}") from error
+
+    def _checked_state(self) -> dict[str, Any]:
+        """The weights, which are those of the model that `from_pretrained` will build."""
+        state = self.state_dict()
+        try:
+            check_state(state, self.outline(self.config, "this model").state_dict(), "this model")
+        except ValueError as error:
+            raise ValueError(
+                f"Nothing was written, as it could not be loaded again. {error}. If the model was changed after it was "
+                "made (pruned, compiled in parts, given adapters or other layers), undo that before saving, or keep "
+                "model.state_dict() by torch.save"
+            ) from error
+        return state
 
     def _write_card(self, folder: Path, card: ModelCard | None, source: str) -> None:
         count = sum(parameter.numel() for parameter in self.parameters())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from demt.config import PretrainedCfg
+from demt.config import each_channel
 from demt.data.images import ImageLike, read_image
 from demt.models import MultiTaskModel
 
@@ -56,16 +54,3 @@ def shrink(images: Tensor, max_size: int | None) -> Tensor:
     scale = max_size / max(height, width)
     size = (max(round(height * scale), 1), max(round(width * scale), 1))
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def each_channel(cfg: PretrainedCfg, chans: int) -> PretrainedCfg:
-    """Preprocessing with a mean and a standard deviation for each of `chans` channels.
-
-    Grey images have the mean of those given; for further channels they repeat.
-    """
-
-    def expanded(values: tuple[float, ...]) -> tuple[float, ...]:
-        values = (sum(values) / len(values),) if chans == 1 else values
-        return tuple(values[i % len(values)] for i in range(chans))
-
-    return dataclasses.replace(cfg, mean=expanded(cfg.mean), std=expanded(cfg.std))

@@ -16,6 +16,7 @@ from demt.config import ModelConfig, PretrainedCfg
 from demt.hub.pretrained import PretrainedModel
 from demt.models.baseline import BaselineHead, MultiTaskHead
 from demt.models.demt import DeMTHead
+from demt.models.limits import limited_modules
 from demt.ops.checkpoint import keep_statistics_in_backward
 from demt.tasks import Task
 
@@ -53,12 +54,13 @@ class MultiTaskModel(PretrainedModel):
     ) -> None:
         super().__init__(config, pretrained_cfg or PretrainedCfg())
         kwargs = {**config.backbone_kwargs, **({} if cache_dir is None else {"cache_dir": cache_dir})}
-        backbone: Any = create_backbone(
-            config.backbone, pretrained=pretrained_backbone, in_chans=config.in_chans, **kwargs
-        )
         head = BaselineHead if config.family == "multitask_baseline" else DeMTHead
-        self.backbone = backbone
-        self.head = head(backbone.channels, backbone.strides, config)
+        with limited_modules():
+            backbone: Any = create_backbone(
+                config.backbone, pretrained=pretrained_backbone, in_chans=config.in_chans, **kwargs
+            )
+            self.backbone = backbone
+            self.head = head(backbone.channels, backbone.strides, config)
 
     @property
     def tasks(self) -> dict[str, Task]:

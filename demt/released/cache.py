@@ -47,8 +47,10 @@ def source_of(folder: Path) -> dict[str, Any]:
 def how_to_get(name: str, cache_dir: str | PathLike[str] | None = None) -> str | None:
     """One sentence on how to get the weights the authors published under a name; None if they published no file."""
     row, name = published(name), full_name(name)
-    if row is None or row.file_id is None:
+    if row is None or row.page is None:
         return None
+    if row.file_id is None:
+        return f"The authors link a folder, {row.page}: download the checkpoint there, and  demt convert FILE FOLDER"
     for other in names_of_file(row.file_id):
         folder = fetched_folder(other, cache_dir)
         if other != name and folder is not None and source_of(folder).get("file_id") == row.file_id:

@@ -1,4 +1,4 @@
-"""Checkpoints of the released DeMT, DeMTG and DeGMix code: reading them safely, and their names in demt's."""
+"""Checkpoints of the released DeMT, DeMTG and DeGMix code: what they hold, and their names in demt's."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def convert(checkpoint: Mapping[str, Any]) -> Converted:
     config = _describe(state)
     renamed, unused, unknown = {}, {}, []
     for name, tensor in state.items():
-        new, dropped = names.rename(name, tensor, list(config.tasks), config.neck)
+        try:
+            new, dropped = names.rename(name, tensor, list(config.tasks), config.neck)
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(f"The entry {name!r} of the checkpoint, {tuple(tensor.shape)}, fits no model") from error
         if not new and not dropped:
             unknown.append(name)
         renamed.update(new)
@@ -70,6 +73,12 @@ def _model_entries(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     if any(name.startswith("final_logits.") for name in inner):
         inner = {f"head.{name}": value for name, value in inner.items()}
     state = {n: torch.as_tensor(v) for n, v in inner.items() if n.startswith(("backbone.", "head."))}
+    if any(re.fullmatch(r"head\.heads\.\w+\.logits\.weight", name) for name in state):
+        raise ValueError(
+            "These are weights of a model of demt, and a file of weights does not say how to build it: pass it as "
+            "checkpoint_path= to demt.create_model, with the name and tasks the model had; what save_pretrained then "
+            "writes is a folder that every command takes"
+        )
     if not any(re.fullmatch(r"head\.final_logits\.\w+\.weight", name) for name in state):
         found = sorted({name.split(".")[0] for name in inner})
         raise ValueError(
@@ -98,6 +107,8 @@ def _describe(state: Mapping[str, Tensor]) -> ModelConfig:
         )
     except KeyError as error:
         raise ValueError(f"The checkpoint has no entry {error}; {_LOOKED_FOR}") from error
+    except IndexError as error:
+        raise ValueError(f"An entry of the checkpoint has too few dimensions; {_LOOKED_FOR}") from error
 
 
 def _family(state: Mapping[str, Tensor]) -> str:

@@ -12,11 +12,12 @@ from filelock import FileLock
 
 from demt.config import ModelConfig
 from demt.files import file_sha256
+from demt.files.weights import read_weights
 from demt.hub.folder import CONFIG, read_config, write_folder
 from demt.models import MultiTaskModel
 from demt.registry import full_name, get_config
-from demt.released.cache import SOURCE, fetched_folder, released_cache, source_of
-from demt.released.checkpoint import build, read_checkpoint, summary
+from demt.released.cache import SOURCE, fetched_folder, how_to_get, released_cache, source_of
+from demt.released.checkpoint import build, summary
 from demt.released.convert import convert
 from demt.released.drive import Progress, discard, download
 from demt.released.tables import Published, names_of_file, published
@@ -96,6 +97,8 @@ def _row_of(name: str) -> tuple[str, Published]:
     name = full_name(name)
     get_config(name)
     row = published(name)
+    if row is not None and row.file_id is None and row.page is not None:
+        raise ValueError(str(how_to_get(name)))
     if row is None or row.file_id is None:
         raise ValueError(f"The authors published no checkpoint of {name!r}; demt list --pretrained tells of which")
     return name, row
@@ -125,7 +128,7 @@ class _NotACheckpoint(ValueError):
 def _keep(asked: str, row: Published, checkpoint: Path, root: Path) -> Fetched:
     """Convert a file into the cache's folder for what it holds."""
     try:
-        converted = convert(read_checkpoint(checkpoint))
+        converted = convert(read_weights(checkpoint))
         model = build(converted, quiet=True)
     except ValueError as error:
         raise _NotACheckpoint(f"What is published as {row.label!r} ({row.page}) cannot be used: {error}") from error

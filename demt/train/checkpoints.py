@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from demt.hub.folder import CARD, CONFIG, WEIGHTS, read_config, read_safetensors
+from demt.files.weights import read_safetensors
+from demt.hub.folder import CARD, CONFIG, WEIGHTS, read_config
 from demt.train.state import read_state
 
 PROGRESS, STATE = "progress.json", "state"
@@ -64,7 +65,7 @@ class Checkpoints:
             try:
                 progress = self.read_progress(path)
                 state = _read_whole(path, progress)
-            except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 damaged.append(f"{str(path)!r}: {error}")
                 continue
             for text, bad in zip(damaged, reversed(self.all())):

@@ -24,6 +24,8 @@ from demt.train.recipe import DataPart, Recipe
 _FOLDER = Path(__file__).parent / "recipes"
 #: What sources of a mixture take from `data` where they do not say otherwise.
 _SHARED = ("size", "max_size", "augment", "in_memory", "on_error", "workers", "eval_batch_size")
+# A recipe has some 2,000 bytes and 100 values.
+_MAX_BYTES, _MAX_VALUES = 2**20, 100_000
 
 
 def list_recipes() -> list[str]:
@@ -52,14 +54,28 @@ def load_recipe(source: str | PathLike[str], overrides: Sequence[str] = ()) -> R
         path = _FOLDER / f"{source}.yaml"
     elif not path.is_file():
         raise FileNotFoundError(f"No recipe or file {str(source)!r}; recipes are {list_recipes()}")
+    if (size := path.stat().st_size) > _MAX_BYTES:
+        raise ValueError(f"Recipe {str(path)!r} has {size:,} bytes, expected at most {_MAX_BYTES:,}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        _check_count(values)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not valid YAML: {error}") from error
     try:
         return recipe_from({} if values is None else values, overrides)
     except ValueError as error:
         raise ValueError(f"Recipe {str(source)!r}: {error}") from error
+
+
+def _check_count(values: Any) -> None:
+    """Raise `ValueError` for too many values: YAML's references let a few lines stand for billions."""
+    rest, count = [values], 0
+    while rest:
+        value = rest.pop()
+        count += 1
+        if count > _MAX_VALUES:
+            raise ValueError(f"it stands for more than {_MAX_VALUES:,} values")
+        rest += value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else []
 
 
 def recipe_from(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:

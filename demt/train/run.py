@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from demt.config import each_channel
 from demt.data import Mixture, MultiTaskDataset
 from demt.data.dataset import MultiTaskSubset, as_multitask
-from demt.inference.preprocess import each_channel
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from demt.hub.folder import read_safetensors
+from demt.files.weights import read_safetensors
 
 _TENSORS, _OUTLINE = "state.safetensors", "state.json"
 

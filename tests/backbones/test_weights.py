@@ -205,7 +205,7 @@ def test_files_that_are_refused(source, tmp_path):
     assert "is no file" in refusal(tmp_path / "none.pth", FileNotFoundError)
     assert "is a folder, expected a file" in refusal(tmp_path, FileNotFoundError)
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
-    assert "holds more than weights" in refusal(tmp_path / "module.pth")
+    assert "holds no tensors by name" in refusal(tmp_path / "module.pth")
     for name in ("cut.pth", "cut.safetensors"):
         saved(source, tmp_path / name)
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:5000])
@@ -213,7 +213,7 @@ def test_files_that_are_refused(source, tmp_path):
     (tmp_path / "text.pth").write_text("weights", encoding="utf-8")
     assert "text.pth" in refusal(tmp_path / "text.pth")
     assert "holds a list, expected a state dict" in refusal(saved([1, 2], tmp_path / "list.pth"))
-    assert "holds no weights, expected tensors by name; in it are a" in refusal(saved({"a": 1}, tmp_path / "plain.pth"))
+    assert "holds no tensors by name" in refusal(saved({"a": 1}, tmp_path / "plain.pth"))
     other = timm.create_model("resnet18").state_dict()
     assert "does not fit the backbone 'mobilenetv4_conv_small', whose names" in refusal(
         saved(other, tmp_path / "other.pth")
@@ -230,7 +230,7 @@ def test_nothing_in_a_file_is_run(tmp_path):
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"state_dict": Evil()}))
     torch.save({"state_dict": Evil()}, tmp_path / "evil_zip.pth")
     for name in ("evil.pth", "evil_zip.pth"):
-        with pytest.raises(ValueError, match="holds more than weights"):
+        with pytest.raises(ValueError, match="cannot be read as weights"):
             create_backbone(SMALL, pretrained=tmp_path / name)
     assert not (tmp_path / "run").exists()
 

@@ -67,7 +67,7 @@ def test_a_filter_that_nothing_fits():
 def test_pretrained_has_what_the_authors_published():
     result = run("list", "--pretrained")
     names = [line.split()[0] for line in result.stdout.splitlines()[1:]]
-    assert sorted(names) == sorted({*PACKAGED, *(name for row in ROWS if row.file_id for name in row.names)})
+    assert sorted(names) == sorted({*PACKAGED, *(name for row in ROWS if row.page for name in row.names)})
     assert re.search(r"degmix_swin_large\.nyud +57\.55 / 0\.5037 / 19\.21 / 79 +fetch", result.stdout)
     assert "not measured here" in result.stderr
 

@@ -6,8 +6,6 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image, features
 from scipy.io import savemat
 
@@ -64,48 +62,3 @@ def test_nothing_is_unpickled(tmp_path):
     for name in ("a.npy", "a.npz"):
         with pytest.raises(DataError, match=name.replace(".", r"\.")):
             read_array(tmp_path / name)
-
-
-def try_to_read(path):
-    for read in (read_array, read_pixels, *((read_image,) if path.suffix not in (".npy", ".npz", ".mat") else ())):
-        try:
-            read(path)
-        except DataError as error:
-            assert path.name in str(error)  # noqa: PT017
-            assert "\n" not in str(error)  # noqa: PT017
-
-
-CHANGES = st.lists(st.tuples(st.integers(0, 2**16), st.binary(min_size=1, max_size=4)), min_size=1, max_size=4)
-
-
-def mutate(folder, form, changes, cut):
-    contents = bytearray(VALID[form])
-    for place, new in changes:
-        place %= len(contents)
-        contents[place : place + len(new)] = new
-    path = folder / f"damaged.{form}"
-    path.write_bytes(contents[: len(contents) - cut % len(contents)])
-    try_to_read(path)
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("form", FORMS)
-def test_damaged_files_are_one_line_that_names_them(tmp_path, form):
-    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
-    @given(CHANGES, st.sampled_from([0, 0, 1, 40]))
-    def run(changes, cut):
-        mutate(tmp_path, form, changes, cut)
-
-    run()
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("form", FORMS)
-def test_many_damaged_files(tmp_path, form):
-    @settings(max_examples=5000, deadline=None, suppress_health_check=[*HealthCheck])
-    @given(CHANGES, st.integers(0, 200))
-    def run(changes, cut):
-        mutate(tmp_path, form, changes, cut)
-
-    run()

@@ -1,6 +1,5 @@
 """Folders of save_pretrained: what is written, and what damaged or foreign ones are answered."""
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -8,9 +7,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from torch.nn.utils import parametrizations, prune
 
 import demt
 from demt.files import write_whole
+from tests.memory import little_memory
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +86,18 @@ def test_half_precision_files_load(folder):
     ("change", "message"),
     [
         (lambda c: c["model"].update(colour=1), "Unknown keys .'colour'. in the model's configuration"),
-        (lambda c: c.update(colour=1), "unknown keys .'colour'."),
+        (lambda c: c.update(colour=1), "Unknown keys .'colour'.; known keys are .'library'"),
         (lambda c: c["model"].pop("tasks"), "Missing keys .'tasks'."),
         (lambda c: c["model"].update(tasks=[{"name": "x"}]), "missing .'channels'."),
         (lambda c: c["model"].update(tasks=3), "does not describe a demt model"),
         (lambda c: c["model"].update(width="wide"), "`width` to be an integer"),
         (lambda c: c["model"].update(width=48), "heads.mixers|do not fit the model"),
         (lambda c: c.update(library="timm"), 'expected {"library": "demt"'),
-        (lambda c: c["pretrained_cfg"].update(std=[0, 1, 1]), "std > 0"),
-        (lambda c: c["pretrained_cfg"].update(mean=[float("nan")] * 3), "finite `mean`"),
+        (
+            lambda c: c["pretrained_cfg"].update(std=[0, 1, 1]),
+            "`std` to be a number from 1e-05 to 10000, got 0",
+        ),
+        (lambda c: c["pretrained_cfg"].update(mean=[float("nan")] * 3), "each value of `mean` to be a number"),
         (lambda c: c["pretrained_cfg"].update(sha256="../x"), "64 lower-case hexadecimal digits"),
     ],
 )
@@ -148,9 +152,9 @@ def test_files_that_are_not_safetensors(folder, content, tmp_path):
         (lambda c: c["model"]["backbone_kwargs"].update(pretrained=True), "without .'pretrained'."),
         (lambda c: c["model"]["backbone_kwargs"].update(drop_path_rate="x"), "describes no model"),
         (lambda c: c["model"]["tasks"][0].update(name="../../evil"), "to be a Python identifier"),
-        (lambda c: c["model"].update(width=10**12), "no number above 8192"),
-        (lambda c: c["model"].update(in_chans=10**400), "no number above 8192"),
-        (lambda c: c["model"]["backbone_kwargs"].update(depths=[10**9] * 4), "no number above 8192"),
+        (lambda c: c["model"].update(width=10**12), "`width` to be an integer from 1 to 8192, got 1000000000000"),
+        (lambda c: c["model"].update(in_chans=10**400), "`in_chans` to be an integer from 1 to 8192, got 100000000000"),
+        (lambda c: c["model"]["backbone_kwargs"].update(depths=[10**9] * 4), "'depths' to be a number from -8192"),
     ],
 )
 def test_hostile_config(folder, change, message):
@@ -203,20 +207,85 @@ def test_a_configuration_larger_than_its_weights_takes_no_memory(folder):
         demt.create_model(f"local-dir:{folder}")
 
 
-@contextlib.contextmanager
-def little_memory():
-    """Half a gigabyte more than is in use."""
-    resource = pytest.importorskip("resource")
-    statistics = Path("/proc/self/statm")
-    if not statistics.exists():
-        pytest.skip("needs /proc")
-    used = int(statistics.read_text().split()[0]) * resource.getpagesize()
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
+def test_what_is_written_can_be_loaded(tmp_path):
+    def saved(change):
+        model = demt.create_model("demt_nano", tasks={"depth": 1})
+        change(model)
+        with pytest.raises(ValueError, match="Nothing was written, as it could not be loaded again") as error:
+            model.save_pretrained(tmp_path / "model")
+        assert not (tmp_path / "model").exists()
+        return str(error.value)
+
+    def logits(model):
+        return model.head.heads["depth"].logits
+
+    assert "unexpected 'head.heads.depth.logits.weight_mask'" in saved(
+        lambda model: prune.l1_unstructured(logits(model), "weight", 0.3)
+    )
+    assert "logits.parametrizations.weight" in saved(lambda model: parametrizations.weight_norm(logits(model)))
+    assert "shape (3, 32, 1, 1), expected (1, 32, 1, 1)" in saved(
+        lambda model: setattr(model.head.heads["depth"], "logits", torch.nn.Conv2d(32, 3, 1))
+    )
+    assert "'head.heads.depth.logits.bias' holds NaN" in saved(
+        lambda model: torch.nn.init.constant_(logits(model).bias, float("nan"))
+    )
+    assert "_orig_mod" in saved(lambda model: setattr(model, "backbone", torch.compile(model.backbone)))
+
+
+def test_shared_weights_are_written_twice(tmp_path):
+    model = demt.create_model("demt_nano", tasks={"a": {"channels": 2}, "b": {"channels": 2}})
+    model.head.heads["b"].logits.weight = model.head.heads["a"].logits.weight
+    model.save_pretrained(tmp_path)
+    heads = demt.MultiTaskModel.from_pretrained(tmp_path).head.heads
+    assert torch.equal(heads["a"].logits.weight, heads["b"].logits.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.complex64])
+def test_weights_of_dtypes_that_are_no_values(folder, dtype):
+    edit_weights(folder, lambda s: s.update({"head.neck.norm.bias": s["head.neck.norm.bias"].to(dtype)}))
+    with pytest.raises(ValueError, match=rf"'head.neck.norm.bias' has dtype {dtype}, expected one of"):
+        demt.create_model(f"local-dir:{folder}")
+
+
+def test_weights_that_overflow_in_the_models_precision(folder):
+    edit_weights(folder, lambda s: s.update({"head.neck.norm.bias": torch.full((64,), 1e300, dtype=torch.float64)}))
+    with pytest.raises(ValueError, match=r"'head.neck.norm.bias' holds NaN or infinite values"):
+        demt.create_model(f"local-dir:{folder}")
+
+
+def test_statistics_of_another_number_of_channels(folder):
+    edit_config(folder, lambda c: c["pretrained_cfg"].update(mean=[0.1, 0.2], std=[0.1, 0.2]))
+    with pytest.raises(ValueError, match="`mean` and `std` of 3 channels"):
+        demt.create_model(f"local-dir:{folder}")
+
+
+def test_a_file_says_its_channels(tmp_path):
+    demt.create_model("demt_nano", tasks={"depth": 1}, in_chans=4).save_pretrained(tmp_path)
+    cfg = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    assert (len(cfg["mean"]), len(cfg["std"]), cfg["input_size"][0]) == (4, 4, 4)
+    assert demt.create_model(str(tmp_path)).pretrained_cfg.mean == tuple(cfg["mean"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["model"].update(new_option=True), r"Unknown keys .'new_option'.*newer version: upgrade with pip"),
+        (lambda c: c["model"]["tasks"][0].update(new=1), r"Unknown keys .'new'. in a task.*newer version: upgrade"),
+        (lambda c: c["pretrained_cfg"].update(crop=1), r"Unknown keys .'crop'.*newer version: upgrade"),
+        (lambda c: c.update(extra=1), r"Unknown keys .'extra'.*newer version: upgrade"),
+        (lambda c: (c.update(version="99.1"), c["model"].update(neck="new")), r"by demt '99.1', and this is .*upgrade"),
+        (lambda c: (c.update(version=3), c["model"].update(neck="new")), r"`neck` to be one of .*got 'new'$"),
+    ],
+)
+def test_configurations_of_newer_versions(folder, change, message):
+    edit_config(folder, change)
+    with pytest.raises(ValueError, match=message):
+        demt.create_model(f"local-dir:{folder}")
+
+
+def test_configurations_without_a_version(folder):
+    edit_config(folder, lambda c: c.pop("version"))
+    assert demt.create_model(f"local-dir:{folder}").config.family == "demt"
 
 
 def test_missing_files(folder, tmp_path):

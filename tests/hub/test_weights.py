@@ -3,10 +3,13 @@
 import logging
 
 import pytest
+import safetensors.torch
 import torch
 from timm.layers import resample_abs_pos_embed
+from typer.testing import CliRunner
 
 import demt
+from demt.cli import app
 from tests.conftest import deviation
 
 SMALL_VIT = {"depth": 4, "embed_dim": 48, "num_heads": 3}
@@ -76,3 +79,51 @@ def test_all_kept_says_nothing(tmp_path, caplog):
     demt.create_model(f"local-dir:{tmp_path}", in_chans=1, tasks={"depth": 1, "edge": 1})
     assert len(caplog.messages) == 1
     assert caplog.messages[0].endswith("adapted: backbone.conv1.weight; new: task 'edge'")
+
+
+TASKS = {"semseg": 5, "depth": 1}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model."])
+@pytest.mark.parametrize("form", ["state dict", "before torch 1.6", "Lightning", "safetensors"])
+def test_weights_as_others_save_them(tmp_path, prefix, form):
+    model, file = demt.create_model("degmix_nano", tasks=TASKS), tmp_path / "own.pth"
+    state = {f"{prefix}{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if form == "safetensors":
+        safetensors.torch.save_file(state, file)
+    elif form == "Lightning":
+        torch.save({"state_dict": state, "epoch": 3, "pytorch-lightning_version": "2.4.0", "loops": {}}, file)
+    else:
+        torch.save(state, file, _use_new_zipfile_serialization=form == "state dict")
+    loaded = demt.create_model("degmix_nano", tasks=TASKS, checkpoint_path=file).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_other_entries_and_prefixes_are_told(tmp_path):
+    state = {
+        f"network.{name}": tensor for name, tensor in demt.create_model("demt_nano", tasks=TASKS).state_dict().items()
+    }
+    torch.save({"state_dict": {**state, "criterion.weight": torch.ones(1)}}, tmp_path / "own.ckpt")
+    with pytest.raises(ValueError, match="do not fit the model") as error:
+        demt.create_model("demt_nano", tasks=TASKS, checkpoint_path=tmp_path / "own.ckpt")
+    for part in (
+        "missing 'backbone.",
+        "unexpected 'network.backbone.",
+        " more",
+        "begin with 'network.': keep only those",
+    ):
+        assert part in str(error.value)
+
+
+def test_commands_say_what_a_file_of_weights_lacks(tmp_path):
+    model = demt.create_model("demt_nano", tasks=TASKS)
+    model.save_pretrained(tmp_path / "saved")
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    for file, message in (
+        ("own.pth", "a file of weights does not say how to build it: pass it as checkpoint_path="),
+        ("saved/model.safetensors", "is a part of a saved model: give its folder"),
+        ("saved/config.json", "cannot be read as weights"),
+    ):
+        result = CliRunner().invoke(app, ["predict", "photo.png", "-m", str(tmp_path / file)])
+        assert result.exit_code == 1
+        assert message in " ".join(result.stderr.split())

@@ -211,7 +211,7 @@ def test_a_part_that_drive_does_not_continue_is_dropped(small, made, drive, cach
             r"does not hand out the file: Too many users have viewed or downloaded this file recently",
         ),
         (Shared(page="<html>Error 404 (Not Found)!!1</html>", status=404), r"does not hand out the file: Cannot retri"),
-        (Shared(b"<html>Sign in</html>"), r"'DeMT, HRNet-18, NYUD-v2' .*cannot be used: .* cannot be read as a checkp"),
+        (Shared(b"<html>Sign in</html>"), r"'DeMT, HRNet-18, NYUD-v2' .*cannot be used: .* cannot be read as w"),
     ],
     ids=["quota", "404", "not a checkpoint"],
 )
@@ -371,7 +371,7 @@ def test_wrong_names(cache):
         fetch("demt_swin_tny")
     with pytest.raises(ValueError, match=r"published no checkpoint of 'demt_swin_base.pascal'"):
         fetch("demt_swin_base.pascal")
-    with pytest.raises(FileNotFoundError, match="No checkpoint at"):
+    with pytest.raises(FileNotFoundError, match="No weights at"):
         fetch("demt_swin_tiny", file=cache / "nothing.ckpt")
     assert fetched_folder("../../etc") is None
 
@@ -386,8 +386,24 @@ def test_the_tables_name_models():
     for row in tables.ROWS:
         for name in row.names:
             assert demt.is_model(name), name
-            assert tables.published(name) is row
+            assert tables.published(name) in [each for each in tables.ROWS if name in each.names]
             tasks = demt.registry.get_config(name)[0].tasks
             assert set(row.results) <= set(tasks) <= set(tables.MEASURES)
     assert tables.published("demt_swin_tiny") is tables.published("demt_swin_tiny.nyud")
     assert tables.published("demt_nano") is None
+
+
+def test_rows_are_those_of_the_authors_pages():
+    # README of DeGMix (36da078), of DeMTG (b3be4ef) and of DeMT (b638e14).
+    row = tables.published("degmix_swin_tiny.pascal_tuning")
+    assert row.results == {"semseg": 67.37, "human_parts": 56.87, "sal": 64.12, "normals": 15.67}
+    assert "no maxF" in row.note
+    assert tables.published("degmix_swin_tiny.nyud").file_id == "14qIRWaGzfTlkyQRb97xOOsWLmQYATGfI"
+    assert tables.published("demtg_swin_tiny.nyud").file_id == "1Xk-5cmpQrikJyv-fVlfF2YT541rRjyOU"
+    names = tables.names_of_file("1Xk-5cmpQrikJyv-fVlfF2YT541rRjyOU")
+    assert {"demtg_swin_tiny.nyud", "degmix_swin_tiny.pascal"} <= set(names)
+    assert tables.published("demt_swin_small.nyud").page.endswith("drive/folders/1jINF9WOyILqrPcsprWbM5VSCEWozsc1c")
+    with pytest.raises(ValueError, match=r"link a folder, https://drive.*demt convert FILE FOLDER"):
+        fetch("demt_swin_small.nyud")
+    with pytest.raises(ValueError, match=r"link a folder, https://drive.*demt convert FILE FOLDER"):
+        demt.create_model("demt_swin_small.nyud", pretrained=True)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import demt
+from demt.files.weights import read_weights
 from demt.models.variants import BACKBONES
-from demt.released.checkpoint import read_checkpoint
 from demt.released.convert import convert
 from tests.released_form import released_form, save_as_lightning
 
@@ -86,6 +86,17 @@ def test_unused_and_foreign_entries(caplog):
             lambda s: [s.pop(n) for n in list(s) if n.startswith("backbone.stage4.")],
             "has no entry 'backbone.pos_embed'",
         ),
+        (lambda s: s.update({"head.smlp.0.weight": torch.tensor(1.0)}), "too few dimensions; looked for"),
+        (
+            lambda s: s.update({"head.task_fusion.in_proj_weight": torch.tensor(1.0)}),
+            r"in_proj_weight.* \(\), fits no model",
+        ),
+        (
+            lambda s: s.update({"head.defor_mixers.99.blocks.0.3.fn.0.weight": torch.ones(1)}),
+            "fits no model|no released",
+        ),
+        (lambda s: s.update({"head.defor_mixers.0.blocks.1000000000.x": torch.ones(1)}), "`depth` to be an integer"),
+        (lambda s: s.update({"head.smlp.0.weight": torch.ones(8000, 0)}), r"expected \(8000, "),
     ],
 )
 def test_what_is_wrong_is_said(change, message):
@@ -98,17 +109,17 @@ def test_what_is_wrong_is_said(change, message):
 def test_wrong_sources(tmp_path):
     with pytest.raises(ValueError, match=r"state_dict. to map names to tensors, got list"):
         demt.load_released({"state_dict": [1]})
-    with pytest.raises(FileNotFoundError, match="No checkpoint at"):
+    with pytest.raises(FileNotFoundError, match="No weights at"):
         demt.load_released(tmp_path / "nothing.ckpt")
     file = tmp_path / "text.ckpt"
     file.write_text("hello")
-    with pytest.raises(ValueError, match=r"cannot be read as a checkpoint"):
+    with pytest.raises(ValueError, match=r"cannot be read as weights"):
         demt.load_released(file)
     torch.save([1, 2], file)
     with pytest.raises(ValueError, match="holds a list"):
         demt.load_released(file)
     torch.save({"state_dict": demt.create_model("demt_nano").state_dict()}, file)
-    with pytest.raises(ValueError, match=r"looked for .*found entries under .'backbone', 'head'"):
+    with pytest.raises(ValueError, match="weights of a model of demt, and a file of weights does not say"):
         demt.load_released(file)
 
 
@@ -163,8 +174,8 @@ def test_truncated_zip(tmp_path):
     torch.save({"state_dict": {"a": torch.ones(1000)}}, file)
     file.write_bytes(file.read_bytes()[:-400])
     assert not zipfile.is_zipfile(file)
-    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
-        read_checkpoint(file)
+    with pytest.raises(ValueError, match="cannot be read as weights"):
+        read_weights(file)
 
 
 @pytest.mark.parametrize("dataset", ["nyud", "pascal", "cityscapes"])

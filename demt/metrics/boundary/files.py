@@ -20,6 +20,9 @@ from demt.metrics.functional.boundary import (
     boundary_target,
 )
 
+#: The largest pictures that are read; larger ones are refused before memory is spent.
+MAX_PIXELS = 2**27
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BoundarySettings:
@@ -90,7 +93,9 @@ def read_truth(path: Path, gt: TargetMode) -> NDArray[Any]:
     """A true map (H, W) from a PNG or .npy; with ``gt="raw"`` a map of 0 and 255 alone becomes one of 0 and 1."""
     if path.suffix.lower() == ".npy":
         try:
-            pixels = np.load(path, allow_pickle=False)
+            # Mapped, as NumPy otherwise allocates what a header says before it looks how much there is.
+            mapped = np.load(path, allow_pickle=False, mmap_mode="r")
+            pixels = np.array(mapped) if isinstance(mapped, np.ndarray) else np.empty(())
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"cannot be read as an array ({error})") from error
         if pixels.ndim == 3 and 1 in (pixels.shape[0], pixels.shape[2]):
@@ -106,7 +111,10 @@ def read_truth(path: Path, gt: TargetMode) -> NDArray[Any]:
 
 def _read_picture(path: Path) -> tuple[str, NDArray[Any]]:
     try:
-        with Image.open(path) as picture:
+        # By content: Pillow would start Ghostscript for a PostScript file of this name.
+        with Image.open(path, formats=["PNG"]) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ValueError(f"{picture.width} x {picture.height} pixels, at most {MAX_PIXELS} are read")
             return picture.mode, np.asarray(picture)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as a picture ({error})") from error

@@ -7,7 +7,7 @@ declares. A model's tasks are an ordered ``dict[str, Task]``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from demt.classes import (
@@ -24,12 +24,15 @@ from demt.classes import (
     Palette,
 )
 from demt.plugins import LOSSES, METRICS
+from demt.tasks.checks import check_flag, check_integer, check_number, check_text, colours, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Activation = Literal["argmax", "foreground", "sigmoid", "unit", "identity"]
 
+#: Largest number of logit channels; that of the published tasks is 40.
+MAX_CHANNELS = 8192
 #: Public attributes of torch.nn.ModuleDict: a module cannot be stored in one under these names, and those that begin
 #: with an underscore. Written down, since importing torch takes seconds.
 RESERVED = frozenset(
@@ -90,38 +93,50 @@ class Task:
     unit: str | None = None
 
     def __post_init__(self) -> None:
-        # JSON has no tuples: accept lists so that a config round-trips.
-        if self.classes is not None:
-            object.__setattr__(self, "classes", tuple(self.classes))
-        if self.palette is not None:
-            if any(len(colour) != 3 for colour in self.palette):
-                raise ValueError(f"Expected `palette` of task {self.name!r} to have (red, green, blue) entries")
-            object.__setattr__(self, "palette", tuple((int(r), int(g), int(b)) for r, g, b in self.palette))
-        if not isinstance(self.name, str) or not self.name.isidentifier():
-            raise ValueError(f"Expected `name` of a task to be a Python identifier, got {self.name!r}")
+        if not isinstance(self.name, str) or not self.name.isidentifier() or len(self.name) > 100:
+            raise ValueError(f"Expected `name` of a task to be a Python identifier, got {shown(self.name)}")
         if self.name in RESERVED or self.name.startswith("_"):
             raise ValueError(f"The name {self.name!r} of a task is taken in torch.nn.ModuleDict; choose another")
-        if isinstance(self.channels, bool) or not isinstance(self.channels, int) or self.channels < 1:
-            raise ValueError(f"Expected `channels` of task {self.name!r} to be an integer >= 1, got {self.channels!r}")
+        where = f"of task {self.name!r}"
+        check_integer(f"`channels` {where}", self.channels, 1, MAX_CHANNELS)
         if self.activation not in get_args(Activation):
             raise ValueError(
-                f"Expected `activation` of task {self.name!r} to be one of {get_args(Activation)}, "
-                f"got {self.activation!r}"
+                f"Expected `activation` {where} to be one of {get_args(Activation)}, got {shown(self.activation)}"
             )
         if self.activation == "foreground" and self.channels != 2:
             raise ValueError(f"Task {self.name!r}: activation 'foreground' needs 2 channels, got {self.channels}")
         for field in ("loss", "metric"):
-            if not isinstance(getattr(self, field), str) and not callable(getattr(self, field)):
-                raise ValueError(
-                    f"Expected `{field}` of task {self.name!r} to be a name or a callable, got {getattr(self, field)!r}"
-                )
+            if not isinstance(value := getattr(self, field), str) and not callable(value):
+                raise ValueError(f"Expected `{field}` {where} to be a name or a callable, got {shown(value)}")
+            if isinstance(value, str):
+                check_text(f"`{field}` {where}", value)
+        if self.loss_args is not None and not isinstance(self.loss_args, Mapping):
+            raise ValueError(
+                f"Expected `loss_args` {where} to be a mapping of names to values, got {shown(self.loss_args)}"
+            )
+        check_number(f"`loss_weight` {where}", self.loss_weight, 0, 1e9)
+        check_integer(f"`ignore_index` {where}", self.ignore_index, -(2**31), 2**31)
+        check_flag(f"`foreground_only` {where}", self.foreground_only)
+        if self.unit is not None:
+            check_text(f"`unit` {where}", self.unit, 32)
+        self._check_classes(where)
+
+    def _check_classes(self, where: str) -> None:
         for field in ("classes", "palette"):
             value = getattr(self, field)
+            if value is not None and (isinstance(value, str) or not isinstance(value, Sized)):
+                raise ValueError(f"Expected `{field}` {where} to be a list, got {shown(value)}")
             if value is not None and len(value) != self.channels:
                 raise ValueError(
-                    f"Expected `{field}` of task {self.name!r} to have {self.channels} entries (one a channel), "
-                    f"got {len(value)}"
+                    f"Expected `{field}` {where} to have {self.channels} entries (one a channel), got {len(value)}"
                 )
+        # JSON has no tuples: accept lists so that a config round-trips.
+        if self.classes is not None:
+            for name in self.classes:
+                check_text(f"`classes` {where}", name)
+            object.__setattr__(self, "classes", tuple(self.classes))
+        if self.palette is not None:
+            object.__setattr__(self, "palette", colours(f"`palette` {where}", self.palette))
 
     def predict(self, logits: Tensor) -> Tensor:
         """Turn logits (B, channels, H, W) into the prediction in its physical meaning.
@@ -153,7 +168,9 @@ class Task:
     def from_dict(cls, values: Mapping[str, Any]) -> Task:
         """Inverse of `to_dict`. Raises `ValueError` on unknown keys."""
         known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
+        if not isinstance(values, Mapping):
+            raise ValueError(f"Expected a task to be a mapping of names to values, got {shown(values)}")
+        if unknown := sorted(map(str, set(values) - known)):
             raise ValueError(f"Unknown keys {unknown} in a task; known keys are {sorted(known)}")
         if missing := sorted({"name", "channels"} - set(values)):
             raise ValueError(f"A task needs the keys ['name', 'channels']; missing {missing}")

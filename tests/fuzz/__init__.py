@@ -1,0 +1,17 @@
+"""Random inputs: seconds of them in the default run, minutes in the marked one (`pytest tests/fuzz -m slow`)."""
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+
+def few_and_many(few: int, many: int):
+    """Decorator of a test with one more argument: a decorator that runs a property for so many inputs.
+
+    The few are the same in every run; the many are not.
+    """
+    health = {"deadline": None, "suppress_health_check": [*HealthCheck], "database": None}
+    options = [
+        pytest.param(settings(max_examples=few, derandomize=True, **health), id="few"),
+        pytest.param(settings(max_examples=many, **health), id="many", marks=pytest.mark.slow),
+    ]
+    return pytest.mark.parametrize("inputs", options)

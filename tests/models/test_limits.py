@@ -1,0 +1,44 @@
+"""Networks of too many modules are given up while they are built, whatever asks for them."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+import demt
+from demt.models.limits import MAX_MODULES, limited_modules
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kwargs"),
+    [
+        ("swin_tiny_patch4_window7_224", {"depths": [2, 2, 8192, 2]}),
+        ("vit_tiny_patch16_224", {"depth": 8192}),
+        ("convnext_atto", {"depths": [8192] * 4}),
+    ],
+)
+def test_backbones(backbone, kwargs):
+    with torch.device("meta"), pytest.raises(ValueError, match="at most 4,096 modules"):
+        demt.create_model("demt", backbone=backbone, tasks={"depth": 1}, backbone_kwargs=kwargs)
+
+
+def test_many_tasks_of_many_blocks():
+    tasks = {f"t{number}": {"channels": 1} for number in range(64)}
+    with torch.device("meta"), pytest.raises(ValueError, match="at most 4,096 modules"):
+        demt.create_model("demt_nano", tasks=tasks, depth=64)
+
+
+def test_other_threads_and_later_modules_are_not_counted():
+    def build():
+        nn.Sequential(*(nn.Identity() for _ in range(MAX_MODULES + 1)))
+
+    with limited_modules():
+        thread = threading.Thread(target=build)
+        thread.start()
+        thread.join()
+        nn.Sequential(nn.Identity())
+    build()
+    with pytest.raises(ValueError, match="modules"), limited_modules():
+        build()
+    build()
