@@ -42,7 +42,10 @@ class TorchFile:
         self.content: Any
         try:
             self.content, self._places = (_read_zip if zipfile.is_zipfile(path) else _read_old)(path, self.size)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error) as error:
+        except PermissionError:
+            raise
+        except (zipfile.BadZipFile, EOFError, struct.error, OSError, OverflowError, RuntimeError) as error:
+            # Damaged archives lead to places before the file, or seem to be encrypted.
             raise ValueError(f"it is cut off or damaged ({error})") from error
 
     def tensors(self, entries: Mapping[str, StoredTensor]) -> dict[str, Tensor]:

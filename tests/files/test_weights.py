@@ -139,6 +139,17 @@ def test_files_that_are_cut_off(file, options, rest):
         read_weights(file)
 
 
+@pytest.mark.parametrize(("field", "place", "value"), [(b"PK\1\2", 8, 1), (b"PK\1\2", 42, 2**31)])
+def test_damaged_directories_of_archives(file, field, place, value):
+    torch.save({"a": torch.ones(2)}, file)
+    content = bytearray(file.read_bytes())
+    start = content.index(field) + place
+    content[start : start + (2 if value == 1 else 4)] = value.to_bytes(2 if value == 1 else 4, "little")
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights\.pth.*"):
+        read_weights(file)
+
+
 # Files that ask for more than they hold
 
 
