@@ -77,7 +77,7 @@ def read_pickle(stream: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
                 raise ValueError(f"its outline has more than {MAX_BYTES:,} bytes or {_MAX_STEPS:,} steps")
             machine.step(opcode.name, value)
         return machine.stack.pop(), machine.storages
-    except (IndexError, KeyError, TypeError, OverflowError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError) as error:
         raise ValueError(f"its outline is damaged ({error})") from error
 
 
@@ -156,10 +156,11 @@ class _Machine:
     def storage(self, description: Any) -> Storage:
         """torch's ``("storage", class, key, location, number of values)``."""
         kind, storage_class, key, *rest = description
-        if kind != "storage" or not isinstance(storage_class, Global) or rest[2:] not in ([], [None]):
+        known = isinstance(storage_class, Global) and isinstance(key, str)
+        if kind != "storage" or not known or rest[2:] not in ([], [None]):
             raise ValueError("its outline names a storage in a way that torch does not")
         class_name = storage_class.name.rsplit(".", 1)[-1]
-        storage = Storage(str(key)[:200], _STORAGES.get(class_name, class_name))
+        storage = Storage(key, _STORAGES.get(class_name, class_name))
         return self.storages.setdefault(storage.key, storage)
 
 

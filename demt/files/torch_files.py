@@ -42,7 +42,10 @@ class TorchFile:
         self.content: Any
         try:
             self.content, self._places = (_read_zip if zipfile.is_zipfile(path) else _read_old)(path, self.size)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error) as error:
+        except PermissionError:
+            raise
+        except (zipfile.BadZipFile, EOFError, struct.error, OSError, OverflowError, RuntimeError) as error:
+            # Damaged archives lead to places before the file, or seem to be encrypted.
             raise ValueError(f"it is cut off or damaged ({error})") from error
 
     def tensors(self, entries: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
@@ -91,7 +94,8 @@ def _reach(stored: StoredTensor) -> int:
 def _dtype(name: str, stored: StoredTensor) -> torch.dtype:
     import torch
 
-    dtype = getattr(torch, stored.dtype, None)
+    # Not getattr, which imports some modules of torch when they are named.
+    dtype = vars(torch).get(stored.dtype)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{name!r} is a tensor of {stored.dtype!r}, which is not read")
     return dtype
@@ -147,17 +151,19 @@ def _read_old(path: Path, size: int) -> tuple[Any, dict[str, _Place]]:
             raise ValueError("it was written on a machine of another byte order, or is damaged")
         places: dict[str, _Place] = {}
         place = stream.tell()
-        for key in map(str, keys):
+        for key in keys:
             file.seek(place)
             (count,) = struct.unpack("<Q", file.read(8))
-            places[key] = place + 8, count * _width(storages[key].dtype) if key in storages else 0
+            if not isinstance(key, str) or key not in storages:
+                raise ValueError("it is damaged")
+            places[key] = place + 8, count * _width(storages[key].dtype)
             place = sum(places[key])
-            if key not in storages or place > size:
-                raise ValueError("it is cut off or damaged")
+            if place > size:
+                raise ValueError("it is cut off")
         return content, places
 
 
 def _width(dtype: str) -> int:
     import torch
 
-    return int(getattr(getattr(torch, dtype, None), "itemsize", 1))
+    return int(getattr(vars(torch).get(dtype), "itemsize", 1))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from demt.files.pickles import read_pickle
 from demt.files.torch_files import TorchFile
 from demt.files.weights import read_weights
 from tests.memory import little_memory
@@ -138,6 +139,17 @@ def test_files_that_are_cut_off(file, options, rest):
         read_weights(file)
 
 
+@pytest.mark.parametrize(("field", "place", "value"), [(b"PK\1\2", 8, 1), (b"PK\1\2", 42, 2**31)])
+def test_damaged_directories_of_archives(file, field, place, value):
+    torch.save({"a": torch.ones(2)}, file)
+    content = bytearray(file.read_bytes())
+    start = content.index(field) + place
+    content[start : start + (2 if value == 1 else 4)] = value.to_bytes(2 if value == 1 else 4, "little")
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights\.pth.*"):
+        read_weights(file)
+
+
 # Files that ask for more than they hold
 
 
@@ -248,7 +260,7 @@ def safetensors_header(file):
         (large_size([1] * 60, [1] * 60), "in a way that torch does not"),
         (compressed, "compressed archive"),
         (overlapping, "larger than itself"),
-        (old_storage, "cut off or damaged"),
+        (old_storage, "cut off"),
         (many_entries, "archive of 2,00. files"),
         (long_outline, "its outline has more than"),
         (safetensors_header, "not a whole safetensors file"),
@@ -281,6 +293,50 @@ def test_deep_nesting_neither_crashes_nor_is_a_key(file):
     rewritten(file, lambda e: {n: deep if n.endswith("data.pkl") else c for n, c in e.items()})
     with contextlib.suppress(ValueError):
         TorchFile(file)
+
+
+TEXT = b"X\x01\x00\x00\x00a"
+DEEP = b")" + b"\x85" * 100_000
+STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + TEXT + TEXT + b"K\x04tQ"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"t",
+        b"h\x07",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + TEXT + b"K\x00))tR",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"NNNtR",
+        b"ctorch._utils\n_rebuild_tensor_v3\n(" + STORAGE + b"K\x00))\x89}K\x01}tR",
+        b"ctorch._utils\n_rebuild_parameter\n)R",
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + DEEP + TEXT + b"K\x04tQ",
+        DEEP + DEEP + b"\x93",
+        TEXT + b"Q",
+        b"I1\n",
+        b"\x82\x01",
+        b"\x8a\xff",
+    ],
+    ids=range(12),
+)
+def test_programs_that_torch_does_not_write(program):
+    with pytest.raises(ValueError, match=r"outline|exhausted|unknown|not enough"):
+        read_pickle(io.BytesIO(b"\x80\x02" + program + b"."))
+
+
+def test_dtypes_are_no_other_names_of_torch(file):
+    torch.save({"a": torch.zeros(4)}, file)
+    names = {"FloatStorage": "UntypedStorage", "_rebuild_tensor_v2": "_rebuild_tensor_v3"}
+
+    def change(entries):
+        outline = entries["weights/data.pkl"]
+        for old, new in names.items():
+            outline = outline.replace(old.encode(), new.encode())
+        place = outline.index(b"ccollections\nOrderedDict")
+        return entries | {"weights/data.pkl": outline[:place] + b"N" + b"ctorch\nonnx\n" + b"}tq\x09Rs."}
+
+    rewritten(file, change)
+    with pytest.raises(ValueError, match="'a' is a tensor of 'onnx', which is not read"):
+        read_weights(file)
 
 
 def test_reading_needs_no_pickle(file, monkeypatch):

@@ -41,7 +41,7 @@ OWN = st.builds(
 
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 @pytest.mark.parametrize("task", TASKS)
-@few_and_many(150, 20_000)
+@few_and_many(100, 5000)
 def test_labels_are_those_of_the_task(task, inputs):
     @inputs
     @given(ARRAYS, st.one_of(st.sampled_from(list(ENCODINGS.values())), OWN))
@@ -75,7 +75,7 @@ def test_labels_are_those_of_the_task(task, inputs):
     run()
 
 
-@few_and_many(100, 10_000)
+@few_and_many(100, 5000)
 def test_what_is_stored_comes_back(inputs):
     @inputs
     @given(

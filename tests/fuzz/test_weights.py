@@ -42,7 +42,7 @@ def try_to_read(file):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@few_and_many(60, 5000)
+@few_and_many(60, 2000)
 def test_damaged_files(tmp_path, form, inputs):
     file = tmp_path / "weights.pth"
     changes = st.tuples(st.integers(0, len(FORMS[form]) - 1), st.binary(min_size=1, max_size=4))
@@ -61,7 +61,7 @@ with zipfile.ZipFile(io.BytesIO(FORMS["zip"])) as archive:
     OUTLINE = archive.read("archive/data.pkl")
 
 
-@few_and_many(300, 30_000)
+@few_and_many(300, 10_000)
 def test_damaged_outlines(inputs):
     @inputs
     @given(st.lists(st.tuples(st.integers(0, len(OUTLINE) - 1), st.binary(max_size=4)), min_size=1, max_size=4))
@@ -101,7 +101,7 @@ def try_to_run(content):
         assert len(str(error)) < 500  # noqa: PT017
 
 
-@few_and_many(500, 50_000)
+@few_and_many(300, 15_000)
 def test_programs(inputs):
     @inputs
     @given(PROGRAMS)
@@ -138,7 +138,7 @@ CONTENT = st.recursive(
 )
 
 
-@few_and_many(40, 3000)
+@few_and_many(40, 1000)
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "before 1.6"])
 def test_whole_files_are_what_torch_reads(tmp_path, old, inputs):
     file = tmp_path / "weights.pth"
