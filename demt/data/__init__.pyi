@@ -1,4 +1,4 @@
-from . import transforms
+from . import files, images, transforms
 from .batch import collate
 from .counts import TaskSummary, summary
 from .dataset import MultiTaskDataset, as_multitask
@@ -31,6 +31,8 @@ __all__ = [
     "TaskSummary",
     "as_multitask",
     "collate",
+    "files",
+    "images",
     "summary",
     "transforms",
 ]
