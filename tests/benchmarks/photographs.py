@@ -4,8 +4,8 @@ python -m tests.benchmarks.photographs hed_bsds500.weights.h5 u2netp.onnx demt_n
 
 The photographs are those that scikit-image and scikit-learn carry, with a longer side of 384. Boundaries are compared
 with HED's above one half, both thinned, within 0.0075 of the diagonal: odsF over all seven. Saliency is compared with
-U²-Netp's mask above one half: maxF of PASCAL-Context's protocol. Depth is compared with the true disparity of the
-motorcycle pair: Spearman's rank correlation with 1 / depth. The teachers' files: see examples/learn_photographs.py.
+U²-Netp's mask above one half: maxF of PASCAL-Context's protocol, the mean of the seven. Depth is compared with the true disparity of the
+motorcycle pair: Spearman's rank correlation with 1 / depth. The teachers' files: see examples/photographs/label.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from demt.inference.onnx_teacher import onnx_teacher
 from demt.metrics import MaxF
 from demt.metrics.boundary.matching import Matcher, offsets_within
 from demt.metrics.boundary.thin import thin
-from examples.learn_photographs import HED
+from examples.photographs.label import HED
 
 LONGEST = 384
 #: As in BSDS500's benchmark: a share of the diagonal.
@@ -82,12 +82,14 @@ class Judge:
 
     def scores(self, model: demt.models.MultiTaskModel, panel: Path | None = None) -> dict[str, float]:
         """odsF of boundaries, maxF of saliency, and the order of depth."""
-        counts, saliency = np.zeros((3, len(THRESHOLDS)), np.int64), MaxF()
+        counts, saliency = np.zeros((3, len(THRESHOLDS)), np.int64), []
         order = float("nan")
         for name, pixels in self.pictures.items():
             found = demt.predict(model, pixels)
             counts += boundary_counts(found["edge"], self.edges[name])
-            saliency.update(torch.from_numpy(found["sal"])[None], torch.from_numpy(self.masks[name])[None].long())
+            best = MaxF()
+            best.update(torch.from_numpy(found["sal"])[None], torch.from_numpy(self.masks[name])[None].long())
+            saliency.append(float(best.compute()))
             if name == "motorcycle_left":
                 order = order_of_depth(found["depth"])
             if panel is not None:
@@ -96,7 +98,7 @@ class Judge:
         matched, predicted, true = counts
         precision, recall = matched / np.maximum(predicted, 1), matched / np.maximum(true, 1)
         edge = float((2 * precision * recall / np.maximum(precision + recall, 1e-9)).max())
-        return {"edge/odsF": edge, "sal/maxF": float(saliency.compute()), "depth/order": order}
+        return {"edge/odsF": edge, "sal/maxF": float(np.mean(saliency)), "depth/order": order}
 
 
 def main() -> None:

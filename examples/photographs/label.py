@@ -1,6 +1,6 @@
 """Photographs as training data: many crops of each, with boundaries by HED and saliency by U²-Net.
 
-``python examples/learn_photographs.py PICTURES HED.h5 U2NETP.onnx OUT`` cuts every picture of a folder into crops of many
+``python examples/photographs/label.py PICTURES HED.h5 U2NETP.onnx OUT`` cuts every picture of a folder into crops of many
 scales and labels them; pixels that a teacher is unsure of have no label. ``OUT/set`` is then a data set of ``edge`` and
 ``sal``, and ``demt train photos_lite`` learns from it and from rooms (see docs/weights.md). The command may be repeated:
 it goes on where it was stopped. The two teachers are files of packages, which need not be installed::
