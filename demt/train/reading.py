@@ -20,7 +20,7 @@ from demt.train.recipe import DataPart, Recipe
 
 _FOLDER = Path(__file__).parent / "recipes"
 #: What sources of a mixture take from `data` where they do not say otherwise.
-_SHARED = ("size", "max_size", "augment", "in_memory", "on_error", "workers", "eval_batch_size")
+_SHARED = ("size", "max_size", "augment", "variation", "zoom", "in_memory", "on_error", "workers", "eval_batch_size")
 
 
 def list_recipes() -> list[str]:

