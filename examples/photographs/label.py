@@ -59,7 +59,7 @@ class HED(nn.Module):
                 self.sides.append(_convolution(file[f"dsn{block}/vars"]))
             self.fuse = _convolution(file["fuse/vars"])
         self.register_buffer("mean", torch.tensor([104.00699, 116.66877, 122.67892]).view(1, 3, 1, 1))
-        self.eval().requires_grad_(False)
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Probabilities (B, 1, H, W) of a boundary, from colours (B, 3, H, W) of 0 to 255."""
@@ -76,7 +76,7 @@ class HED(nn.Module):
     @torch.inference_mode()
     def boundaries(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """A teacher for `demt.inference.pseudo_label.pseudo_label`: boundaries (H, W) of pixels (H, W, 3)."""
-        return {"edge": self(torch.from_numpy(pixels).permute(2, 0, 1)[None].float())[0, 0].numpy()}
+        return {"edge": self(torch.from_numpy(pixels).permute(2, 0, 1)[None].float())[0, 0].float().numpy()}
 
 
 def _convolution(variables: Tensor) -> nn.Conv2d:
@@ -133,7 +133,9 @@ def label(pictures: Path, hed: Path, u2net: Path, out: Path, count: int = 10) ->
     cut(pictures, out / "crops", count)
     pseudo_label(u2net, out / "crops", out / "set", negative=60 / 255, positive=160 / 255)
     boundaries = HED(hed).boundaries
-    return pseudo_label(boundaries, out / "crops", out / "set", tasks="edge", negative=90 / 255, positive=150 / 255)
+    # Several times as fast as float32 on processors that have it; off by 0.01, a tenth of the unlabelled margin.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return pseudo_label(boundaries, out / "crops", out / "set", tasks="edge", negative=90 / 255, positive=150 / 255)
 
 
 def main() -> None:
