@@ -11,6 +11,7 @@ import torch
 from torchvision.transforms import v2
 
 from demt.data.augment import Normalize, PadTo, PhotometricDistortion, RandomCrop, RandomScale, ResizeImage
+from demt.data.variation import strong_variation
 from demt.protocols import CITYSCAPES_SIZES, IMAGENET_MEAN, IMAGENET_STD, PROTOCOLS
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "RandomScale",
     "ResizeImage",
     "eval_transform",
+    "strong_variation",
     "train_transform",
 ]
 
@@ -32,6 +34,8 @@ def train_transform(
     size: tuple[int, int] | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
+    zoom: tuple[float, float] = (0.5, 2.0),
+    strong: bool = False,
 ) -> v2.Compose:
     """Augmentation and normalisation for training.
 
@@ -47,6 +51,9 @@ def train_transform(
         size: Height and width of the crops; by default the published one. Needed for own data.
         mean: Mean of each channel of images in [0, 1]; a model's is ``model.pretrained_cfg.mean``.
         std: Standard deviation of each channel.
+        zoom: Lowest and highest factor of the zoom; not of Cityscapes.
+        strong: `strong_variation` of colour, texture, blur, noise and exposure in place of the published distortion;
+            not of Cityscapes.
 
     Raises:
         ValueError: for an unknown data set or protocol, or own data without a size.
@@ -61,11 +68,11 @@ def train_transform(
         raise ValueError("Own data needs the `size` (height, width) of training crops")
     finish = [v2.ToDtype(torch.float32, scale=True), Normalize(list(mean), list(std))]
     if dataset != "cityscapes":
-        zoom = [RandomScale((0.5, 2.0)), RandomCrop(chosen, max_share=0.75), v2.RandomHorizontalFlip(0.5)]
-        return v2.Compose([*zoom, PhotometricDistortion(), *finish, PadTo(chosen)])
+        crop = [RandomScale(zoom), RandomCrop(chosen, max_share=0.75), v2.RandomHorizontalFlip(0.5)]
+        return v2.Compose([*crop, strong_variation() if strong else PhotometricDistortion(), *finish, PadTo(chosen)])
     if protocol == "mtan":
-        zoom = [RandomScale((1.0, 1.2, 1.5), discrete=True, disparity="divide"), RandomCrop(chosen)]
-        return v2.Compose([*zoom, v2.RandomHorizontalFlip(0.5), *finish])
+        crop = [RandomScale((1.0, 1.2, 1.5), discrete=True, disparity="divide"), RandomCrop(chosen)]
+        return v2.Compose([*crop, v2.RandomHorizontalFlip(0.5), *finish])
     return v2.Compose([ResizeImage(chosen), *finish])
 
 

@@ -20,7 +20,7 @@ from demt.data.batch import Sample
 from demt.data.files import DataError
 from demt.data.mixture import Mixture, draw_order
 from demt.data.published import READERS
-from demt.data.transforms import eval_transform, train_transform
+from demt.data.transforms import eval_transform, strong_variation, train_transform
 from demt.protocols import PROTOCOLS
 from demt.train.reading import sources_of
 from demt.train.recipe import DataPart, Recipe
@@ -30,7 +30,7 @@ from demt.train.stopping import outlive_signals
 def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -> MultiTaskDataset:
     """The data set of a recipe.
 
-    Rooms are drawn as they are to be seen: their augmentation neither zooms nor crops.
+    Rooms are drawn as they are to be seen: without `DataPart.render` their augmentation neither zooms nor crops.
 
     Args:
         data: What to open.
@@ -58,17 +58,20 @@ def set_transform(dataset: MultiTaskDataset, data: DataPart, split: str, cfg: Pr
         files.in_chans = len(cfg.mean)
     published = data.dataset in READERS
     training = split == "train"
-    kind = train_transform if training and data.augment else eval_transform
-    transform = kind(
-        data.dataset if published else None,
-        protocol=data.protocol if published else None,
-        size=data.size if training or published else None,
-        mean=cfg.mean,
-        std=cfg.std,
-    )
-    if data.dataset == "rooms" and training and data.augment:
-        finish = eval_transform(mean=cfg.mean, std=cfg.std)
-        transform = v2.Compose([v2.RandomHorizontalFlip(0.5), PhotometricDistortion(), finish])
+    options: dict[str, Any] = {"mean": cfg.mean, "std": cfg.std}
+    strong = data.variation == "strong"
+    if data.dataset == "rooms" and training and data.augment and data.render is None:
+        looks = strong_variation() if strong else PhotometricDistortion()
+        transform = v2.Compose([v2.RandomHorizontalFlip(0.5), looks, eval_transform(**options)])
+    else:
+        size = data.size if data.augment or data.render is None else data.render
+        options["size"] = size if training or published else None
+        if published:
+            options |= {"dataset": data.dataset, "protocol": data.protocol}
+        if training and data.augment:
+            transform = train_transform(**options, zoom=data.zoom, strong=strong)
+        else:
+            transform = eval_transform(**options)
     if data.dataset == "folder" and training and (scale := working_scale(data)):
         # Training sees things at the size at which they are evaluated and predicted.
         transform = v2.Compose([Shrink(scale), *transform.transforms])
@@ -90,7 +93,8 @@ def _open(data: DataPart, split: str) -> MultiTaskDataset:
                 dataset.tasks[name] = dataclasses.replace(dataset.tasks[name], loss_args=weighted[name].loss_args)
         return dataset
     if data.dataset == "rooms":
-        size, lengths = data.size or (96, 128), {"train": data.length, "val": data.val_length}
+        size = data.render or data.size or (96, 128)
+        lengths = {"train": data.length, "val": data.val_length}
         # Two seeds have no scene in common.
         return SyntheticRooms(size, lengths[split], seed=int(split == "val"), tasks=data.tasks)
     if not isinstance(data.tasks, (Mapping, str)):

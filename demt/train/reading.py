@@ -23,7 +23,7 @@ from demt.train.recipe import DataPart, Recipe
 
 _FOLDER = Path(__file__).parent / "recipes"
 #: What sources of a mixture take from `data` where they do not say otherwise.
-_SHARED = ("size", "max_size", "augment", "in_memory", "on_error", "workers", "eval_batch_size")
+_SHARED = ("size", "max_size", "augment", "variation", "zoom", "in_memory", "on_error", "workers", "eval_batch_size")
 # A recipe has some 2,000 bytes and 100 values.
 _MAX_BYTES, _MAX_VALUES = 2**20, 100_000
 

@@ -64,14 +64,19 @@ class DataPart:
             augmented), in evaluation and afterwards in `demt.predict` (labels keep their size there). By default the
             longer side of the training crops.
         augment: Whether training images are augmented; without it they are normalised and padded only.
+        variation: Of how training images look: ``"usual"``, the published distortion of colours; or ``"strong"``,
+            `demt.data.transforms.strong_variation`, which helps rooms to teach something of photographs.
+        zoom: Lowest and highest factor of the random zoom; of rooms, only with `render`, and not of Cityscapes.
         encodings, index, images: Own data: see `demt.data.MultiTaskFolder`.
         train_ids, val_ids: Own data: which samples train and which evaluate, as a file of names or a list.
         length, val_length: Rooms: numbers of training and evaluation scenes.
+        render: Rooms: height and width that they are drawn at where that is larger than `size`: training zooms and
+            crops as with own data, and evaluation sees whole rooms.
         layout: Published data sets: see `demt.data.published_layouts`.
         sources: Several data sets in place of one, as a list of mappings with the fields above, and ``weight``, their
-            share (1 by default). `size`, `max_size`, `augment`, `in_memory` and `on_error` are those of `data` where a
-            source has none, and so are the fields below. The tasks are those of all. A source with ``val_ids: []``
-            (rooms: ``val_length: 0``) has no part in the evaluation.
+            share (1 by default). `size`, `max_size`, `augment`, `variation`, `zoom`, `in_memory` and `on_error` are
+            those of `data` where a source has none, and so are the fields below. The tasks are those of all. A source
+            with ``val_ids: []`` (rooms: ``val_length: 0``) has no part in the evaluation.
         in_memory: Keep what has been read, for the next epoch: see `demt.data.InMemory`.
         on_error: ``"raise"``, or ``"skip"`` broken training samples.
         workers: Processes that load data, for each training process.
@@ -85,6 +90,8 @@ class DataPart:
     size: tuple[int, int] | None = None
     max_size: int | None = None
     augment: bool = True
+    variation: Literal["usual", "strong"] = "usual"
+    zoom: tuple[float, float] = (0.5, 2.0)
     encodings: dict[str, str] = dataclasses.field(default_factory=dict)
     index: str | None = None
     images: str = "images"
@@ -92,6 +99,7 @@ class DataPart:
     val_ids: Any = None
     length: int = 1000
     val_length: int = 100
+    render: tuple[int, int] | None = None
     layout: str = "auto"
     sources: tuple[dict[str, Any], ...] = ()
     in_memory: bool = False

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--write", type=Path)
     args = parser.parse_args()
-    val = SyntheticRooms(SIZE, args.images, SEED, transform=eval_transform())
+    val = SyntheticRooms(SIZE, args.images, SEED)
     print("| | " + " | ".join(METRICS.values()) + " |\n|---|" + "---:|" * len(METRICS))
     show("constant", constant_results(SyntheticRooms(SIZE, 100, 0), val))
     for name in args.models:
@@ -47,6 +47,7 @@ def main() -> None:
         model = demt.create_model(f"local-dir:{name}" if folder else name, pretrained=not folder)
         assert isinstance(model, demt.models.MultiTaskModel)
         state = halved(model)
+        val.transform = eval_transform(mean=model.pretrained_cfg.mean, std=model.pretrained_cfg.std)
         show(name, evaluate(model, val, metrics=make_metrics(val.tasks, "rooms", None), batch_size=4))
     if args.write is not None:
         write_whole(args.write, lambda path: save_file(state, path, metadata={"format": "pt"}))

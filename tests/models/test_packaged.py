@@ -19,7 +19,8 @@ def test_packaged_weights(name, tmp_path):
     model = demt.create_model(name, pretrained=True)
     assert all(value.dtype == torch.float32 for value in model.parameters())
     size = model.pretrained_cfg.input_size[1:]
-    val = SyntheticRooms(size, 12, 3, transform=eval_transform())
+    images = {"mean": model.pretrained_cfg.mean, "std": model.pretrained_cfg.std}
+    val = SyntheticRooms(size, 12, 3, transform=eval_transform(**images))
     found = evaluate(model, val, metrics=make_metrics(val.tasks, "rooms", None), batch_size=4)
     constant = constant_results(SyntheticRooms(size, 40, 0), val, 40)
     for metric in ("semseg/miou", "human_parts/miou", "sal/maxf", "edge/odsF"):

@@ -18,6 +18,7 @@ def test_published_recipes():
         "nyud_dinov2_frozen",
         "nyud_tuning",
         "pascal",
+        "photos_lite",
         "rooms",
         "rooms_lite",
         "rooms_nano",
