@@ -1,11 +1,16 @@
 import inspect
 import os
 
-import pytest
-import torch
-
+# Workers of pytest-xdist share the processor; torch reads this when it is imported.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // int(workers), 1)))
+# pytest-xdist sets it, and rich then takes every terminal for as wide as that.
+os.environ.pop("COLUMNS", None)
 # Nothing in the tests may reach for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
 
 
 @pytest.fixture(autouse=True)

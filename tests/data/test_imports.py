@@ -26,6 +26,14 @@ def test_a_room_of_its_own_loads_neither_torch_nor_other_rooms(name):
 
 def test_rooms_need_tasks_and_the_types_of_samples():
     modules = loaded("from demt.data.rooms import SyntheticRooms")
-    types = {"tasks", "classes", "plugins", "files", "data", *(f"data.{n}" for n in ("batch", "dataset", "tv_tensors"))}
+    types = {
+        "tasks",
+        "tasks.checks",
+        "classes",
+        "plugins",
+        "files",
+        "data",
+        *(f"data.{n}" for n in ("batch", "dataset", "tv_tensors")),
+    }
     own = {m.removeprefix("demt.") for m in modules if m.startswith("demt.") and not m.startswith("demt.data.rooms")}
     assert own <= types | {"data.files", "data.images"}

@@ -149,7 +149,7 @@ def test_scale_of_a_configuration():
     own = demt.PretrainedCfg(max_size=None)
     assert demt.PretrainedCfg.from_dict(json.loads(json.dumps(own.to_dict()))) == own
     for wrong in (-1, 2.5, True, "128"):
-        with pytest.raises(ValueError, match="`max_size` to be an integer >= 1 or None"):
+        with pytest.raises(ValueError, match="`max_size`, unless None, to be an integer"):
             demt.PretrainedCfg(max_size=wrong)
 
 

@@ -12,14 +12,14 @@ from torch.utils.data import Subset
 
 from demt.data import SyntheticRooms
 from demt.data.transforms import eval_transform, train_transform
-from demt.train import loop, train
+from demt.train import loop, report, train
 from demt.train.checkpoints import PROGRESS, Checkpoints
 from tests.train.worker import finish, in_process, quiet, run, tiny
 
 
 def fill(folder):
     (folder / "weights").write_text("weights")
-    loop.write_state(folder / "state", {"model": {"weight": torch.ones(2)}})
+    report.write_state(folder / "state", {"model": {"weight": torch.ones(2)}})
 
 
 @pytest.fixture
