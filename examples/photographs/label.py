@@ -125,7 +125,7 @@ def cut(pictures: Path, out: Path, count: int) -> None:
             crop.save(out / f"{path.stem}-{index}.png")
 
 
-def label(pictures: Path, hed: Path, u2net: Path, out: Path, count: int = 10) -> PseudoLabels:
+def label(pictures: Path, hed: Path, u2net: Path, out: Path, count: int = 6) -> PseudoLabels:
     """Cut the pictures and have both teachers label them."""
     description = u2net.with_suffix(".json")
     if not description.exists():
@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("pictures", "hed", "u2net", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--crops", type=int, default=10, help="of each picture")
+    parser.add_argument("--crops", type=int, default=6, help="of each picture")
     args = parser.parse_args()
     made = label(args.pictures, args.hed, args.u2net, args.out, args.crops)
     print(f"{made.folder}: data.tasks={made.tasks} data.encodings={made.encodings}")

@@ -1,0 +1,70 @@
+"""The script that makes training data of photographs."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from examples.photographs.label import HED, crops, cut
+
+
+def picture(width, height):
+    rows, columns = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([columns % 256, rows % 256, 0 * rows], -1).astype(np.uint8))
+
+
+def test_crops_are_settled_by_the_name_and_have_many_scales():
+    large = picture(1200, 900)
+    first, again, other = (list(crops(large, 10, name)) for name in ("a", "a", "b"))
+    assert [crop.tobytes() for crop in first] == [crop.tobytes() for crop in again]
+    assert sum(crop.tobytes() == another.tobytes() for crop, another in zip(first, other)) == 1
+    assert [max(crop.size) for crop in first] == [384, 512] * 5
+    assert [crop.width > crop.height for crop in first] == [True, True, False] * 3 + [True]
+    assert all(min(crop.size) == pytest.approx(0.75 * max(crop.size), abs=1) for crop in first)
+
+
+def test_small_pictures_are_not_enlarged_and_have_few_crops():
+    made = list(crops(picture(320, 240), 9, "small"))
+    assert len(made) == 3
+    assert made[0].size == (320, 240)
+    assert all(0.55 * 240 <= min(crop.size) <= 240 and max(crop.size) <= 320 for crop in made)
+
+
+def test_cutting_goes_on_where_it_was_stopped(tmp_path):
+    source, out = tmp_path / "pictures", tmp_path / "crops"
+    source.mkdir()
+    for name in ("one", "two"):
+        picture(600, 450).save(source / f"{name}.png")
+    cut(source, out, 4)
+    whole = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert sorted(whole) == [f"{name}-{index}.png" for name in ("one", "two") for index in range(4)]
+    # The first crop is written last: without it a picture is not done.
+    for name in ("two-0.png", "two-2.png"):
+        (out / name).unlink()
+    cut(source, out, 4)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == whole
+
+
+def test_hed_reads_its_file_and_finds_what_its_weights_look_for(tmp_path):
+    """Weights by hand: every level passes on the blue channel, so that the sides show how dark blue pixels are."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "hed.h5", "w") as file:
+        inputs = 3
+        for block, count in enumerate((2, 2, 3, 3, 3), 1):
+            for index in range(count):
+                kernel = np.zeros((3, 3, inputs, 2), np.float32)
+                kernel[1, 1, 0, 0] = 1
+                name = "conv2d" if index == 0 else f"conv2d_{index}"
+                file[f"block{block}/layers/{name}/vars/0"] = kernel
+                file[f"block{block}/layers/{name}/vars/1"] = np.zeros(2, np.float32)
+                inputs = 2
+            file[f"dsn{block}/vars/0"] = np.array([0.01, 0], np.float32).reshape(1, 1, 2, 1)
+            file[f"dsn{block}/vars/1"] = np.zeros(1, np.float32)
+        file["fuse/vars/0"] = np.full((1, 1, 5, 1), 0.2, np.float32)
+        file["fuse/vars/1"] = np.full(1, -0.5, np.float32)
+    pixels = np.zeros((33, 47, 3), np.uint8)
+    pixels[..., 2] = 200
+    found = HED(tmp_path / "hed.h5").boundaries(pixels)["edge"]
+    assert found.shape == (33, 47)
+    expected = 1 / (1 + np.exp(-(0.01 * (200 - 104.00699) - 0.5)))
+    assert torch.from_numpy(found).sub(expected).abs().max() < 1e-5
