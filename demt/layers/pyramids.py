@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -237,7 +236,7 @@ def _reassembly(in_channels: int, channels: int, scale: int | None, divisor: int
     """A tap to D channels, and to scale / divisor of its size (rounded up)."""
     if scale is None:
         return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False))
-    layers: list[Any] = [nn.Conv2d(in_channels, channels, 1)]
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 1)]
     if scale > divisor:
         layers.append(nn.ConvTranspose2d(channels, channels, scale // divisor, stride=scale // divisor))
     elif scale < divisor:
