@@ -52,7 +52,7 @@ def test_every_neck_on_every_kind_of_backbone(neck, backbone, family, tmp_path):
         assert torch.equal(again(images)["depth"], model(images)["depth"])
 
 
-@pytest.mark.parametrize("backbone", [PYRAMID, PLAIN, "vit_tiny_patch14_reg4_dinov2"])
+@pytest.mark.parametrize("backbone", [PYRAMID, PLAIN, "vit_small_patch14_dinov2"])
 def test_dpt_gives_four_times_the_taps_or_the_finest_level(backbone):
     """From strides 16 and 14 to about 4, where a pyramid begins."""
     config = demt.ModelConfig(family="demt", backbone=backbone, tasks={"depth": 1}, width=8, neck="dpt")
