@@ -14,7 +14,7 @@ from demt.tasks import Task, resolve_tasks
 from demt.tasks.checks import check_flag, check_integer, check_number, check_plain, check_text, shown
 
 Family = Literal["demt", "demtg", "degmix", "multitask_baseline"]
-NeckName = Literal["linear", "patch", "taps"]
+NeckName = Literal["linear", "patch", "taps", "fpn", "ppm", "fapn", "dpt"]
 InitialOffsets = Literal["released", "zero"]
 InteractionAttention = Literal["pointwise", "global"]
 QueryAttention = Literal["pixelwise", "linear", "global"]
@@ -67,8 +67,9 @@ class ModelConfig:
         tasks: Ordered tasks; see `resolve_tasks` for what may stand here.
         in_chans: Image channels.
         backbone_kwargs: Further arguments of the timm model.
-        neck: ``"linear"``, ``"patch"`` or ``"taps"`` (`LinearNeck`, `PatchNeck`, `TapNeck`). By default ``"taps"`` on a
-            plain ViT, else ``"patch"`` for DeGMix and ``"linear"`` for the others.
+        neck: ``"linear"``, ``"patch"`` or ``"taps"`` (`LinearNeck`, `PatchNeck`, `TapNeck`), or from other papers
+            ``"fpn"``, ``"ppm"``, ``"fapn"`` or ``"dpt"`` (`FPNNeck`, `PPMNeck`, `FaPNNeck`, `DPTNeck`). By default
+            ``"taps"`` on a plain ViT, else ``"patch"`` for DeGMix and ``"linear"`` for the others.
         width: Width D of all task maps.
         depth: Blocks of each task's deformable mixer; 0 for none.
         heads: Attention heads.

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from demt.config import NeckName
-from demt.layers.necks import NECKS
+from demt.layers import NECKS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/contributing.md").read_text(encoding="utf-8")

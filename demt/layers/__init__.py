@@ -1,5 +1,7 @@
 """Building blocks, each usable alone: maps in, maps out, any width, any number of tasks, any size from 1×1."""
 
+from collections.abc import Callable, Sequence
+
 from demt.layers.blocks import (
     ChannelMixer,
     DeformableMixer,
@@ -10,14 +12,31 @@ from demt.layers.blocks import (
     TaskInteractionBlock,
     TaskQueryBlock,
 )
-from demt.layers.necks import LinearNeck, PatchNeck, TapNeck
+from demt.layers.necks import LinearNeck, Neck, PatchNeck, TapNeck
+from demt.layers.pyramids import DPTNeck, FaPNNeck, FPNNeck, PPMNeck
+
+#: Necks by the names that a model's configuration has for them (`demt.config.NeckName`).
+NECKS: dict[str, Callable[[Sequence[int], int], Neck]] = {
+    "linear": LinearNeck,
+    "patch": PatchNeck,
+    "taps": TapNeck,
+    "fpn": FPNNeck,
+    "ppm": PPMNeck,
+    "fapn": FaPNNeck,
+    "dpt": DPTNeck,
+}
 
 __all__ = [
+    "NECKS",
     "ChannelMixer",
+    "DPTNeck",
     "DeformableMixer",
     "DeformableMixerBlock",
+    "FPNNeck",
+    "FaPNNeck",
     "GatingAttention",
     "LinearNeck",
+    "PPMNeck",
     "PatchNeck",
     "SpatialDeformable",
     "TapNeck",

@@ -1,8 +1,8 @@
-"""Necks [1]: the levels of a backbone to one map of width D."""
+"""Necks [1]: the levels of a backbone to one map of width D. Those of the papers; others are in `pyramids.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -135,10 +135,6 @@ class TapNeck(Neck):
         size = (self.scale * height, self.scale * width)
         out: Tensor = self.fuse(torch.cat([resize(tap(level), size) for tap, level in zip(self.taps, levels)], dim=1))
         return out
-
-
-#: Necks by the names that a model's configuration has for them (`demt.config.NeckName`).
-NECKS: dict[str, Callable[[Sequence[int], int], Neck]] = {"linear": LinearNeck, "patch": PatchNeck, "taps": TapNeck}
 
 
 def _conv_twice(in_channels: int, channels: int) -> nn.Sequential:

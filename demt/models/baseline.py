@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -9,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from demt.config import ModelConfig
-from demt.layers import TapNeck, TaskHead
-from demt.layers.necks import NECKS
+from demt.layers import NECKS, DPTNeck, TapNeck, TaskHead
 from demt.ops.checkpoint import recomputed
 from demt.tasks import Task, resolve_tasks
 
@@ -96,9 +96,13 @@ class BaselineHead(MultiTaskHead):
 
 def _neck(in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig) -> nn.Module:
     """The neck that a configuration names, or else that of its family."""
+    plain_vit = len(set(strides)) == 1
     pyramid = "patch" if config.family == "degmix" else "linear"
-    name = config.neck or ("taps" if len(set(strides)) == 1 else pyramid)
+    name = config.neck or ("taps" if plain_vit else pyramid)
+    # Up to stride 4, where the finest level of a pyramid is.
+    scale = strides[0] / 4
     if name == "taps":
-        # Up to stride 4, where the finest level of a pyramid is.
-        return TapNeck(in_channels, config.width, scale=max(round(strides[0] / 4), 1))
+        return TapNeck(in_channels, config.width, scale=max(round(scale), 1))
+    if name == "dpt":
+        return DPTNeck(in_channels, config.width, scale=max(2 ** round(math.log2(scale)), 1) if plain_vit else None)
     return NECKS[name](in_channels, config.width)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import demt
 from demt.cli import app
-from demt.models.variants import PACKAGED, SCORES
+from demt.models.variants import FAMILIES, PACKAGED, SCORES
 from demt.released.fetch import fetch
 from demt.released.tables import ROWS
 from tests.released_form import released_form, save_as_lightning
@@ -51,7 +51,13 @@ def test_listing_builds_no_model(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "count"), [("degmix_vit", 2), ("*_nano", 4), ("demt_swin_tiny", 2), ("*_vit_*.cityscapes", 8)]
+    ("pattern", "count"),
+    [
+        ("degmix_vit", 2),
+        ("*_nano", len(FAMILIES)),
+        ("demt_swin_tiny", 2),
+        ("*_vit_*.cityscapes", 2 * len(FAMILIES)),
+    ],
 )
 def test_filters(pattern, count):
     assert len(run("list", pattern).stdout.splitlines()) == count + 1

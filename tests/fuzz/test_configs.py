@@ -3,13 +3,14 @@
 import copy
 import json
 import math
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import demt
-from demt.config import ModelConfig, PretrainedCfg, each_channel
+from demt.config import ModelConfig, NeckName, PretrainedCfg, each_channel
 from demt.hub.folder import read_config, write_folder
 from tests.fuzz import few_and_many
 
@@ -127,7 +128,7 @@ def test_what_is_read_is_outlined_and_comes_back(valid, tmp_path, inputs):
             "width": st.integers(1, 130),
             "depth": st.integers(0, 5),
             "heads": st.integers(1, 5),
-            "neck": st.sampled_from(["linear", "patch", "taps", None]),
+            "neck": st.sampled_from([*get_args(NeckName), None]),
             "interaction": st.sampled_from(["pointwise", "global"]),
             "query": st.sampled_from(["pixelwise", "linear", "global"]),
             "pre_norm": st.booleans(),

@@ -32,7 +32,9 @@ def _in_both_runs():
     for name in NAMES:
         backbone = next((b for b in backbones if name.removesuffix("_depth2").endswith(b)), "small")
         quick = backbone in ("small", "swin_tiny", "hrnet_w18")
-        quick = quick or (backbone != "dinov2_base" and name.startswith(f"{families[backbones.index(backbone) % 4]}_"))
+        quick = quick or (
+            backbone != "dinov2_base" and name.startswith(f"{families[backbones.index(backbone) % len(families)]}_")
+        )
         yield pytest.param(name, marks=[] if quick else pytest.mark.slow)
 
 
