@@ -79,7 +79,7 @@ def test_compile(neck):
 @pytest.mark.slow
 @pytest.mark.parametrize("neck", OTHERS)
 def test_onnx(neck, tmp_path):
-    model = lively(tiny(neck))
+    model = lively(tiny(neck, "multitask_baseline"))
     export(model, tmp_path / "model.onnx")
     for size in ((2, 3, 64, 96), (1, 3, 33, 75), (1, 3, 61, 200)):
         images = torch.randn(size)
