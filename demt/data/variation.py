@@ -90,7 +90,7 @@ class RandomCompression(v2.Transform):  # type: ignore[misc]
         """Write and read the image."""
         file = io.BytesIO()
         F.to_pil_image(inpt).save(file, format="JPEG", quality=params["quality"])
-        return tv_tensors.wrap(F.pil_to_tensor(Image.open(file)), like=inpt)  # type: ignore[no-any-return]
+        return tv_tensors.wrap(F.pil_to_tensor(Image.open(file, formats=["JPEG"])), like=inpt)  # type: ignore[no-any-return]
 
 
 def strong_variation() -> v2.Compose:
