@@ -61,7 +61,7 @@ HUB: dict[str, tuple[str, str, str]] = {}
 #: Weights that are part of this package: docs/weights.md says how they were made.
 PACKAGED = {
     name: Path(__file__).parent / f"packaged/{name}.safetensors"
-    for name in ("demt_nano.rooms", "multitask_baseline_nano.rooms")
+    for name in ("demt_nano.rooms", "multitask_baseline_nano.rooms", "demt_lite.rooms")
 }
 #: Their scores on 300 rooms of 96 × 128 that had no part in training, by task, in the units of published results.
 SCORES: dict[str, dict[str, float]] = {
@@ -80,6 +80,14 @@ SCORES: dict[str, dict[str, float]] = {
         "normals": 13.2,
         "depth": 0.581,
         "edge": 56.1,
+    },
+    "demt_lite.rooms": {
+        "semseg": 59.7,
+        "human_parts": 28.8,
+        "sal": 74.3,
+        "normals": 13.0,
+        "depth": 0.561,
+        "edge": 57.6,
     },
 }
 
