@@ -89,12 +89,12 @@ def evaluate(
         from demt.train.evaluation import make_accelerator
         from demt.train.run import make_metrics
 
+        sides = None if size is None else parse_size("--size", size)
         accelerator = make_accelerator(None if device is None else device_of(device), mixed_precision=precision)
         network = load_model(model)
         part = _data_part(data, dataset, network.tasks, encodings or {})
         if max_size is not None and part.dataset in READERS:
             raise ValueError(f"--max-size is for own data and rooms: the protocol settles the scale of {part.dataset}")
-        sides = None if size is None else parse_size("--size", size)
         part = dataclasses.replace(part, protocol=protocol or None, val_ids=ids, size=sides, val_length=length)
         opened = open_dataset(part, split, each_channel(network.pretrained_cfg, network.config.in_chans))
         if wrong := [name for name, task in opened.tasks.items() if network.tasks[name].channels != task.channels]:

@@ -9,7 +9,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+#: The file by which a process keeps a folder to itself.
+LOCK = ".lock"
 
 
 def file_sha256(path: Path) -> str:
@@ -59,3 +65,20 @@ def new_folder(root: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def lock_folder(folder: Path, does: str) -> BaseFileLock:
+    """The lock of a folder that one process writes to, made if it is missing; that of a process that died is free.
+
+    Raises:
+        ValueError: if another process holds it; `does` is what that one does there, and what to do about it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{str(folder)!r} is in use: another process {does}") from None
+    return lock

@@ -10,17 +10,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 
+from demt.data.doctor.convert import encode_file
 from demt.data.files import PICTURES
 from demt.data.folder import by_name
 from demt.data.images import read_pixels
 from demt.data.tv_tensors import IGNORE
-from demt.files import write_whole
+from demt.files import LOCK, lock_folder, write_whole
 from demt.inference.preprocess import shrink
 from demt.inference.sure import Thresholds, how_stored, label
 from demt.inference.teachers import Function, Pixels, Teacher, TeacherError, as_teacher
@@ -30,7 +29,7 @@ from demt.tasks import TaskSpec, is_class_map
 #: What was written by whom. A folder that has other files, but not this one, is left alone.
 RECORD = "pseudo_labels.json"
 #: Files on their way. What a killed run leaves there is deleted by the next.
-_UNFINISHED, _LOCK = ".unfinished", ".lock"
+_UNFINISHED = ".unfinished"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +142,7 @@ class _Folder:
                     f"({', '.join(str(before.get(key)) for key in changed)}, now "
                     f"{', '.join(str(entry.get(key)) for key in changed)}); give another folder"
                 )
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(self.root / _LOCK, timeout=0)
-        try:
-            self.lock.acquire()
-        except Timeout:
-            raise ValueError(f"{str(self.root)!r} is in use: another process labels there") from None
+        self.lock = lock_folder(self.root, "labels there")
         shutil.rmtree(self.staging, ignore_errors=True)
         self.staging.mkdir()
         self.record["tasks"] |= self.entries
@@ -173,11 +167,14 @@ class _Folder:
             self._put(self.root / f"images/{name}.png", lambda path: picture.save(path, format="PNG"))
         for task, values in labels.items():
             target = self._label(name, task)
-            self._put(target, _writer(values, target.suffix))
+            self._put_bytes(target, encode_file(values, target.suffix))
 
     def _put(self, path: Path, write: Callable[[str], Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, write, within=self.staging)
+
+    def _put_bytes(self, path: Path, content: bytes) -> None:
+        self._put(path, lambda file: Path(file).write_bytes(content))
 
     def _label(self, name: str, task: str) -> Path:
         return self.root / task / f"{name}{self.entries[task]['ending']}"
@@ -189,19 +186,8 @@ class _Folder:
         return ",".join(entry["task"] for entry in tasks.values()), ",".join(encodings)
 
 
-def _writer(values: NDArray[Any], ending: str) -> Callable[[str], Any]:
-    def write(path: str) -> None:
-        with open(path, "wb") as file:
-            if ending == ".png":
-                Image.fromarray(values).save(file, format="PNG")
-            else:
-                np.save(file, values)
-
-    return write
-
-
 def _visible(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name not in (_UNFINISHED, _LOCK)]
+    return [path.name for path in folder.iterdir() if path.name not in (_UNFINISHED, LOCK)]
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from demt.data import MultiTaskDataset
 from demt.data.mixture import epoch_length
-from demt.files import write_whole
+from demt.files import lock_folder, write_whole
 from demt.models import MultiTaskModel
 from demt.train.checkpoints import STATE, Checkpoints
 from demt.train.data import SampleError, seed_all, to_device, train_loader
@@ -83,7 +82,7 @@ def train(
     folder = Path(recipe.out)
     checkpoints = Checkpoints(folder, recipe.keep)
     with contextlib.ExitStack() as stack:
-        in_main(accelerator, lambda: stack.enter_context(_lock(folder)))
+        in_main(accelerator, lambda: stack.enter_context(lock_folder(folder, "trains there. Choose another `out`")))
         found = in_main(accelerator, lambda: _start(checkpoints, recipe, resume))
         start = broadcast_object_list([found and found[0]])[0] if accelerator.num_processes > 1 else found and found[0]
         run = Run(recipe, train_set=train_set, val_set=val_set, model=model, accelerator=accelerator)
@@ -110,17 +109,6 @@ def train(
             ) from error
         accelerator.end_training()
     return Trained(run.evaluated.eval(), report.progress["results"], folder)
-
-
-def _lock(folder: Path) -> FileLock:
-    """The lock of a run's folder; that of a process that has died is free."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"{str(folder)!r} is in use: another process trains there. Choose another `out`") from None
-    return lock
 
 
 def _start(

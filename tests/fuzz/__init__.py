@@ -2,6 +2,19 @@
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+
+def replacements(content, longest):
+    """Up to four places in bytes, each with some bytes of up to `longest` for the one there."""
+    return st.lists(st.tuples(st.integers(0, len(content) - 1), st.binary(max_size=longest)), min_size=1, max_size=4)
+
+
+def replaced(content, places):
+    """Bytes with `replacements` made."""
+    for place, new in places:
+        content = content[:place] + new + content[place + 1 :]
+    return content
 
 
 def few_and_many(few: int, many: int):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import demt
 from demt.config import ModelConfig, NeckName, PretrainedCfg, each_channel
 from demt.hub.folder import read_config, write_folder
-from tests.fuzz import few_and_many
+from tests.fuzz import few_and_many, replaced, replacements
 
 NUMBERS = st.one_of(
     st.integers(-2, 70),
@@ -104,12 +104,9 @@ def test_changed_characters(valid, tmp_path, inputs):
     text = json.dumps(valid).encode()
 
     @inputs
-    @given(st.lists(st.tuples(st.integers(0, len(text) - 1), st.binary(max_size=3)), min_size=1, max_size=4))
-    def run(changes):
-        content = text
-        for place, new in changes:
-            content = content[:place] + new + content[place + 1 :]
-        file.write_bytes(content)
+    @given(replacements(text, 3))
+    def run(places):
+        file.write_bytes(replaced(text, places))
         read(file)
 
     run()

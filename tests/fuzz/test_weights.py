@@ -12,7 +12,7 @@ from safetensors.torch import save
 from demt.files.pickles import StoredTensor, read_pickle
 from demt.files.torch_files import TorchFile
 from demt.files.weights import read_weights
-from tests.fuzz import few_and_many
+from tests.fuzz import few_and_many, replaced, replacements
 from tests.fuzz.test_readers import damaged
 from tests.memory import little_memory
 
@@ -64,12 +64,9 @@ with zipfile.ZipFile(io.BytesIO(FORMS["zip"])) as archive:
 @few_and_many(300, 10_000)
 def test_damaged_outlines(inputs):
     @inputs
-    @given(st.lists(st.tuples(st.integers(0, len(OUTLINE) - 1), st.binary(max_size=4)), min_size=1, max_size=4))
-    def run(changes):
-        content = OUTLINE
-        for place, new in changes:
-            content = content[:place] + new + content[place + 1 :]
-        try_to_run(content)
+    @given(replacements(OUTLINE, 4))
+    def run(places):
+        try_to_run(replaced(OUTLINE, places))
 
     run()
 
