@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import math
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+
+from demt.data.matlab import Unread, read_matlab
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *((".avif",) if features.check("avif") else ()))
 ARRAYS = (".npy", ".npz", ".mat")
@@ -105,7 +105,6 @@ def read_array(
 
     Raises:
         DataError: naming the file.
-        ImportError: for .mat files if SciPy is missing.
     """
     ending = path.suffix.lower()
     if ending in PICTURES:
@@ -148,49 +147,15 @@ def _load_npz(contents: bytes, key: str | None, path: Path) -> NDArray[Any]:
 
 
 def load_mat(contents: bytes, path: Path) -> dict[str, Any]:
-    """Variables of a MATLAB file (up to version 7) of these contents.
+    """Variables of a MATLAB file (up to version 7) of these contents: `demt.data.matlab.read_matlab`.
 
     Raises:
         DataError: if it cannot be read, or unpacks to more than `MAX_BYTES`; `path` is named.
-        ImportError: if SciPy is missing.
     """
     try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise ImportError("Reading .mat files needs SciPy: pip install 'demt[data]'") from None
-    if b"MATLAB 7.3 MAT-file" in contents[:116] or contents[:4] == b"\x89HDF":
-        raise DataError(
-            f"{str(path)!r} is a MATLAB file of version 7.3 (HDF5), which SciPy does not read; "
-            "save it again in MATLAB with save(..., '-v7')"
-        )
-    try:
-        if _unpacked(contents) > MAX_BYTES:
-            raise DataError(f"{str(path)!r} unpacks to more than {MAX_BYTES} bytes, which is the most that is read")
-        values: dict[str, Any] = loadmat(io.BytesIO(contents))
-    except DataError:
-        raise
-    except Exception as error:
-        # SciPy raises about anything on broken files.
-        message = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{str(path)!r} cannot be read as a MATLAB file: {message}") from error
-    return {name: value for name, value in values.items() if not name.startswith("__")}
-
-
-def _unpacked(contents: bytes) -> int:
-    """Bytes that the compressed variables of a MATLAB file unpack to, counted until there are more than `MAX_BYTES`."""
-    compressed, total, place = 15, 0, 128
-    # zlib shrinks at most 1032 times: what is small enough need not be counted.
-    if len(contents) * 1032 <= MAX_BYTES:
-        return 0
-    order = "<" if contents[126:128] == b"IM" else ">"
-    while place + 8 <= len(contents) and total <= MAX_BYTES:
-        kind, size = struct.unpack_from(f"{order}II", contents, place)
-        rest, stream = contents[place + 8 : place + 8 + size], zlib.decompressobj()
-        while kind == compressed and rest and total <= MAX_BYTES and not stream.eof:
-            total += len(stream.decompress(rest, 2**24))
-            rest = stream.unconsumed_tail
-        place += 8 + size
-    return total
+        return read_matlab(contents, MAX_BYTES)
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} cannot be read as a MATLAB file: {error}") from error
 
 
 def _pick(values: dict[str, Any], key: str | None, path: Path) -> Any:
@@ -202,6 +167,8 @@ def _pick(values: dict[str, Any], key: str | None, path: Path) -> Any:
 
 
 def _numeric(values: Any, path: Path) -> NDArray[Any]:
+    if isinstance(values, Unread):
+        raise DataError(f"{str(path)!r}: expected real numbers, got {values}")
     array = np.asarray(values)
     if array.dtype.kind not in "buif":
         raise DataError(f"{str(path)!r}: expected real numbers, got {array.dtype}")
