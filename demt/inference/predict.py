@@ -12,13 +12,13 @@ from torch import Tensor
 
 from demt.data.images import ImageLike, read_image
 from demt.inference.forward import finite_logits, in_eval_mode
+from demt.inference.prediction import Prediction, as_picture
 from demt.inference.preprocess import prepare
 from demt.inference.tiles import predict_tiled
 from demt.models import MultiTaskModel
 from demt.ops.resize import resize
 from demt.tasks import Task
 
-Prediction: TypeAlias = "dict[str, NDArray[Any]]"
 Tiles: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -67,7 +67,7 @@ def predict(
     Returns:
         Per task, in task order, an array at the image's size: class ids (H, W) for class maps, probabilities (H, W) in
         [0, 1] for `sal` and `edge`, depth (H, W) in the task's unit, unit normals (3, H, W) in
-        the axes of the training data. A list of such dicts for several images.
+        the axes of the training data. That is a dict, and more: see `Prediction`. A list of them for several images.
 
     Raises:
         FileNotFoundError, ValueError: for an image that cannot be read or does not fit the model, or a model that gives
@@ -114,7 +114,9 @@ def _predict_many(
     model = in_eval_mode(model)
     if tiles is not None:
         for image in images:
-            yield predict_tiled(model, read_image(image), *tiles, batch_size)
+            values = read_image(image)
+            maps = predict_tiled(model, values, *tiles, batch_size)
+            yield Prediction(maps, tasks=model.tasks, image=as_picture(values))
         return
     for start in range(0, len(images), batch_size):
         yield from _predict_batch(model, images[start : start + batch_size], max_size)
@@ -131,7 +133,10 @@ def _predict_batch(model: MultiTaskModel, images: Sequence[ImageLike], max_size:
             logits = finite_logits(model, torch.cat([inputs[i] for i in members]))
         for row, i in enumerate(members):
             shape = tuple(values[i].shape[-2:])
-            results[i] = {name: at_size(model.tasks[name], maps[row : row + 1], shape) for name, maps in logits.items()}
+            maps = {
+                name: at_size(model.tasks[name], all_rows[row : row + 1], shape) for name, all_rows in logits.items()
+            }
+            results[i] = Prediction(maps, tasks=model.tasks, image=as_picture(values[i]))
     return [results[i] for i in range(len(images))]
 
 
