@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias, overload
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from demt.data.images import ImageLike, read_image
+from demt.inference.blend import argmax_at_size
 from demt.inference.forward import finite_logits, in_eval_mode
 from demt.inference.prediction import Prediction, as_picture
 from demt.inference.preprocess import prepare
@@ -143,19 +143,5 @@ def _predict_batch(model: MultiTaskModel, images: Sequence[ImageLike], max_size:
 def at_size(task: Task, logits: Tensor, size: tuple[int, ...]) -> NDArray[Any]:
     """A task's prediction at an image's size (H, W), from logits (1, C, h, w)."""
     if task.activation == "argmax":
-        ids = _argmax_at_size(logits, size).cpu().numpy()
-        return ids.astype(np.uint8 if task.channels <= 256 else np.uint16)
+        return argmax_at_size(logits, size)
     return task.predict(resize(logits.float(), size))[0].cpu().numpy()
-
-
-def _argmax_at_size(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Class of the largest upsampled logit, one class at a time: logits of all classes at full size may not fit."""
-    if tuple(logits.shape[-2:]) == tuple(size):
-        return logits.argmax(1)[0]
-    best = resize(logits[:, :1].float(), size)[0, 0]
-    ids = torch.zeros(best.shape, dtype=torch.int32, device=best.device)
-    for index in range(1, logits.shape[1]):
-        score = resize(logits[:, index : index + 1].float(), size)[0, 0]
-        ids[score > best] = index
-        best = torch.maximum(best, score)
-    return ids
