@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from demt.models import MultiTaskModel
 from demt.tasks import Task
 from demt.viz import panel, task_picture
 
@@ -28,10 +29,12 @@ class Prediction(dict[str, NDArray[Any]]):
         maps: Arrays by task, as `demt.predict` describes them.
         tasks: The tasks of these names.
         image: The image, of the arrays' size.
+        confidence: How sure the tasks are, where that was asked for; see `demt.predict`.
+        note: A line above the panel: what the model was trained on, where that is known.
 
     Attributes:
-        tasks: See above.
-        image: See above.
+        tasks, image, note: See above.
+        confidence: Arrays in [0, 1] by task: (H, W), or (C, H, W) for several channels. Empty if not asked for.
 
     Example:
         >>> import demt, numpy as np
@@ -40,10 +43,19 @@ class Prediction(dict[str, NDArray[Any]]):
         Prediction(image 64 x 48, sal float32 (48, 64))
     """
 
-    def __init__(self, maps: Mapping[str, NDArray[Any]], *, tasks: Mapping[str, Task], image: Image.Image) -> None:
+    def __init__(
+        self,
+        maps: Mapping[str, NDArray[Any]],
+        *,
+        tasks: Mapping[str, Task],
+        image: Image.Image,
+        confidence: Mapping[str, NDArray[np.float32]] | None = None,
+        note: str | None = None,
+    ) -> None:
         super().__init__(maps)
         self.tasks = {name: tasks[name] for name in maps}
-        self.image = image
+        self.image, self.note = image, note
+        self.confidence = dict(confidence or {})
 
     def picture(self, task: str) -> Image.Image:
         """One task's map as a picture; see `demt.viz.task_picture`.
@@ -57,7 +69,7 @@ class Prediction(dict[str, NDArray[Any]]):
 
     def panel(self, *, note: str | None = None, cell_width: int = 420) -> Image.Image:
         """The image and all maps with titles and legends; see `demt.viz.panel`."""
-        return panel(self.image, self, self.tasks, note=note, cell_width=cell_width)
+        return panel(self.image, self, self.tasks, note=note or self.note, cell_width=cell_width)
 
     def show(self) -> None:
         """Open the panel in a window, or below the cell of a notebook, as ``PIL.Image.Image.show`` does."""
@@ -101,6 +113,18 @@ class Prediction(dict[str, NDArray[Any]]):
         plain = {"loss": "l1", "loss_args": None, "metric": "rmse"}
         tasks = {name: dataclasses.replace(task, **plain) for name, task in self.tasks.items()}
         return {**self.__dict__, "tasks": tasks}
+
+
+def make_prediction(
+    model: MultiTaskModel,
+    image: Tensor,
+    maps: Mapping[str, NDArray[Any]],
+    confidence: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Prediction:
+    """What a model says about an image (C, H, W) in [0, 1]."""
+    learnt = model.pretrained_cfg.trained_on
+    note = f"Trained on {learnt}." if learnt else None
+    return Prediction(maps, tasks=model.tasks, image=as_picture(image), confidence=confidence, note=note)
 
 
 def as_picture(image: Tensor) -> Image.Image:

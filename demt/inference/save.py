@@ -46,8 +46,6 @@ def save_predictions(
         FileExistsError: if another file has the name of a result; nothing is written then.
         OSError: if a result cannot be written.
     """
-    if note is None and model.pretrained_cfg.trained_on:
-        note = f"Trained on {model.pretrained_cfg.trained_on}."
     stems = _unique_stems(paths)
     check_free(folder, stems, model.tasks)
     run = partial(predict, model, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)

@@ -123,15 +123,19 @@ def test_cut_off_videos(name, options, model, tmp_path):
     path.write_bytes(path.read_bytes()[: int(0.6 * path.stat().st_size)])
     found = []
     with pytest.raises(VideoCutOffError, match=r"is cut off or damaged: \d+ frames could be decoded$") as error:
-        # One by one, to keep those before the error.
-        for frame in predict_video(model, path, batch_size=7):
-            found.append(frame.time)
+        _collect(found, predict_video(model, path, batch_size=7))
     assert 0 < len(found) < 60
     assert f"{len(found)} frames" in str(error.value)
     with pytest.raises(VideoCutOffError, match=rf"{len(found)} frames could be decoded; written: .*out\.mp4"):
         predict_video(model, path, tmp_path / "out.mp4")
     assert len(frames_of(tmp_path / "out.mp4")) == len(found)
     assert {file.name for file in tmp_path.iterdir()} == {name, "out.mp4"}
+
+
+def _collect(found, frames):
+    """One by one, to keep those before an error."""
+    for frame in frames:
+        found.append(frame)
 
 
 def test_sources_that_are_no_videos(model, tmp_path):

@@ -19,7 +19,7 @@ from demt.data.images import read_image
 from demt.inference.blend import argmax_at_size, blendable, finish
 from demt.inference.forward import finite_logits, in_eval_mode
 from demt.inference.predict import predict
-from demt.inference.prediction import Prediction, as_picture
+from demt.inference.prediction import Prediction, make_prediction
 from demt.inference.preprocess import prepare
 from demt.inference.video.look import Look
 from demt.inference.video.read import Frame, Source, VideoCutOffError, read_frames
@@ -204,7 +204,7 @@ def _smoothed(model: MultiTaskModel, batch: list[Frame], smoother: Smoother, max
     for row, (frame, image) in enumerate(zip(batch, images)):
         means = smoother(frame.time, {name: maps[row : row + 1] for name, maps in values.items()})
         maps = {name: _settled(model.tasks[name], mean, size) for name, mean in means.items()}
-        predictions.append(Prediction(maps, tasks=model.tasks, image=as_picture(image)))
+        predictions.append(make_prediction(model, image, maps))
     return predictions
 
 
