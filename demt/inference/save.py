@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from demt.data.images import read_image
 from demt.files import write_whole
-from demt.inference.predict import Prediction, predict
+from demt.inference.predict import predict
+from demt.inference.prediction import Prediction
 from demt.models import MultiTaskModel
-from demt.viz import panel, task_picture
 
 #: Stands in every file written here, so that no other file is ever replaced.
 MARK = "demt predict"
@@ -46,27 +46,19 @@ def save_predictions(
         FileExistsError: if another file has the name of a result; nothing is written then.
         OSError: if a result cannot be written.
     """
-    if note is None and model.pretrained_cfg.trained_on:
-        note = f"Trained on {model.pretrained_cfg.trained_on}."
     stems = _unique_stems(paths)
-    endings = [*(f"_{task}.png" for task in model.tasks), "_panel.png", ".npz"]
-    for target in (folder / f"{stem}{ending}" for stem in stems for ending in endings):
-        if target.exists() and not _is_ours(target):
-            raise FileExistsError(
-                f"{str(target)!r} would be replaced, but is no file of `demt predict`; choose another folder"
-            )
+    check_free(folder, stems, model.tasks)
     run = partial(predict, model, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
     for start in range(0, len(paths), batch_size):
         for place, result in enumerate(_predict_files(run, paths[start : start + batch_size]), start):
             if isinstance(result, Exception):
                 yield paths[place], result
                 continue
-            folder.mkdir(parents=True, exist_ok=True)
-            yield paths[place], _save(model, *result, folder, stems[place], note)
+            yield paths[place], save_prediction(result, folder, stems[place], note=note)
 
 
-def _predict_files(run: Any, paths: Sequence[Path]) -> list[tuple[Tensor, Prediction] | Exception]:
-    """Images and their predictions; an error in the place of what is broken, and of nothing else."""
+def _predict_files(run: Any, paths: Sequence[Path]) -> list[Prediction | Exception]:
+    """Predictions; an error in the place of what is broken, and of nothing else."""
     results: dict[int, Any] = {}
     images: dict[int, Tensor] = {}
     for place, path in enumerate(paths):
@@ -75,22 +67,31 @@ def _predict_files(run: Any, paths: Sequence[Path]) -> list[tuple[Tensor, Predic
         except (ValueError, OSError) as error:
             results[place] = error
     try:
-        results |= zip(images, zip(images.values(), run(list(images.values()))))
+        results |= zip(images, run(list(images.values())))
     except ValueError:
         for place, image in images.items():
             try:
-                results[place] = image, run(image)
+                results[place] = run(image)
             except ValueError as error:
                 results[place] = error
     return [results[place] for place in range(len(paths))]
 
 
-def _save(
-    model: MultiTaskModel, image: Tensor, prediction: Prediction, folder: Path, stem: str, note: str | None
-) -> Path:
-    picture = Image.fromarray(np.rint(255 * image.permute(1, 2, 0).numpy()).astype(np.uint8))
-    for name, values in prediction.items():
-        _save_picture(task_picture(model.tasks[name], values), folder / f"{stem}_{name}.png")
+def check_free(folder: Path, stems: Iterable[str], tasks: Iterable[str]) -> None:
+    """Raise `FileExistsError` where a result would replace a file that `demt predict` did not write."""
+    endings = [*(f"_{task}.png" for task in tasks), "_panel.png", ".npz"]
+    for target in (folder / f"{stem}{ending}" for stem in stems for ending in endings):
+        if target.exists() and not _is_ours(target):
+            raise FileExistsError(
+                f"{str(target)!r} would be replaced, but is no file of `demt predict`; choose another folder"
+            )
+
+
+def save_prediction(prediction: Prediction, folder: Path, stem: str, *, note: str | None = None) -> Path:
+    """Write the files of one image, without a look at what they replace; gives the panel's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in prediction:
+        _save_picture(prediction.picture(name), folder / f"{stem}_{name}.png")
     buffer = io.BytesIO()
     arrays: dict[str, Any] = dict(prediction)
     np.savez_compressed(buffer, **arrays)
@@ -98,7 +99,7 @@ def _save(
         archive.comment = MARK.encode()
     write_whole(folder / f"{stem}.npz", lambda target: Path(target).write_bytes(buffer.getvalue()))
     overview = folder / f"{stem}_panel.png"
-    _save_picture(panel(picture, prediction, model.tasks, note=note), overview)
+    _save_picture(prediction.panel(note=note), overview)
     return overview
 
 
