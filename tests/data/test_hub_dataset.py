@@ -169,7 +169,11 @@ def test_bad_data_sets_are_one_line(tmp_path):
     ("column", "cell", "words"),
     [
         ("image", b"no picture", ["row 1, column image' cannot be read as an image"]),
-        ("image", png(np.random.default_rng(0).integers(0, 9, (24, 32), np.uint8))[:90], ["row 1, column image' cannot be read as an image"]),
+        (
+            "image",
+            png(np.random.default_rng(0).integers(0, 9, (24, 32), np.uint8))[:90],
+            ["row 1, column image' cannot be read as an image"],
+        ),
         ("image", None, ["holds no image"]),
         ("semseg", png(np.full((24, 32), 9, np.uint8)), ["row 1, column semseg'", "9 is no class"]),
         ("semseg", png(np.zeros((9, 9), np.uint8)), ["row 1, column semseg' is 9 x 9", "24 x 32"]),
