@@ -128,9 +128,11 @@ def read_declared(
     """
     if encoding is not None:
         return encoding.read(path, task, contents)
-    is_array = isinstance(contents, np.ndarray)
-    ending = path.suffix.lower() if contents is None or is_array else ending_of(contents)
-    if not is_array and ending in PICTURES and not is_class_map(task):
+    if isinstance(contents, np.ndarray):
+        ending = ".npy"
+    else:
+        ending = path.suffix.lower() if contents is None else ending_of(contents)
+    if ending in PICTURES and not is_class_map(task):
         raise DataError(
             f"{str(path)!r}: a picture does not tell what its values mean; declare "
             f"encodings={{{task.name!r}: ...}}, one of {sorted(ENCODINGS)} or an Encoding"

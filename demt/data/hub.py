@@ -188,14 +188,15 @@ def _array(cell: Any, where: Path) -> NDArray[Any]:
 
     if not is_list(cell.type):
         raise DataError(f"{str(where)!r}: expected a picture or an array, got {cell.type}")
-    values, shape = cell.values, [len(cell)]
+    values = cell.values
+    shape: list[int] = [len(cell)]
     while is_list(values.type):
         lengths = set(values.value_lengths().to_pylist())
         if len(lengths) != 1 or None in lengths:
             raise DataError(f"{str(where)!r}: expected lists of one length each, as an array has, got {len(lengths)}")
         shape.append(lengths.pop())
         values = values.flatten()
-    array = np.array(values.to_numpy(zero_copy_only=False)).reshape(shape)
+    array: NDArray[Any] = np.array(values.to_numpy(zero_copy_only=False)).reshape(tuple(shape))
     if array.ndim == 3 and array.shape[0] < array.shape[2]:
         array = np.ascontiguousarray(array.transpose(1, 2, 0))
     return numeric(array, where)

@@ -108,10 +108,10 @@ def find_archive(dataset: str, link: str | None = None, links: Path | None = Non
         table[name] = {**changed, **{row: archive for row, archive in known.items() if row not in changed}}
     if dataset not in table:
         raise ValueError(f"Expected a data set of {list(table)}, got {dataset!r}; Cityscapes asks for registration")
-    rows = table[dataset]
-    if link is not None and link not in rows:
-        raise ValueError(f"Expected a link of {list(rows)} for {dataset}, got {link!r}")
-    return rows[link or next(iter(rows))]
+    found = table[dataset]
+    if link is not None and link not in found:
+        raise ValueError(f"Expected a link of {list(found)} for {dataset}, got {link!r}")
+    return found[link or next(iter(found))]
 
 
 def replaced(archive: Archive, **fields: Any) -> Archive:

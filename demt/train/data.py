@@ -103,13 +103,13 @@ def _open(data: DataPart, split: str) -> MultiTaskDataset:
     if not isinstance(data.tasks, (Mapping, str)):
         raise ValueError(f"Own data needs `data.tasks`, such as semseg=5,depth, got {data.tasks!r}")
     if data.dataset == "hub":
-        name = data.train_split if split == "train" else data.val_split
-        if name is None:
+        part = data.train_split if split == "train" else data.val_split
+        if part is None:
             raise ValueError("Expected `data.val_split` to name a split; only sources of a mixture may have none")
         return HubDataset(
             data.root,
             data.tasks,
-            split=name,
+            split=part,
             columns=data.columns,
             encodings=data.encodings,
             subset=data.subset,
