@@ -52,14 +52,18 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{str(path)!r} cannot be read: {error}") from error
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_picture(path: Path, contents: bytes | None = None) -> Image.Image:
     """A picture, decoded and turned upright (EXIF): the one place where image files are opened.
+
+    Args:
+        path: The file.
+        contents: What is in it, where that is known already; `path` is then the name in errors alone.
 
     Raises:
         DataError: naming the file, if it is missing, damaged, of none of `FORMATS`, or of more than `MAX_PIXELS`.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path if contents is None else io.BytesIO(contents), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{str(path)!r} has {image.width} x {image.height} pixels; pictures of at most {MAX_PIXELS} pixels "
@@ -90,7 +94,13 @@ def orientation(path: Path) -> int:
 
 
 def read_array(
-    path: Path, *, key: str | None = None, bits: int | None = None, indices: bool = True, lossless: bool = False
+    path: Path,
+    *,
+    contents: bytes | None = None,
+    key: str | None = None,
+    bits: int | None = None,
+    indices: bool = True,
+    lossless: bool = False,
 ) -> NDArray[Any]:
     """Values of a label file as they are stored: (H, W) or (H, W, C).
 
@@ -98,6 +108,8 @@ def read_array(
 
     Args:
         path: A picture, .npy, .npz or .mat.
+        contents: What is in it, where that is known already: its first bytes say what it is, and `path` is the name in
+            errors alone.
         key: Variable of a .npz or .mat file; may be left out where there is only one.
         bits: Bits per channel a picture must have.
         indices: Palettes give their indices; else their colours, as grey values where all are grey.
@@ -106,22 +118,28 @@ def read_array(
     Raises:
         DataError: naming the file.
     """
-    ending = path.suffix.lower()
+    ending = path.suffix.lower() if contents is None else ending_of(contents)
     if ending in PICTURES:
-        return _read_picture(path, bits, indices, lossless)
+        return _read_picture(path, contents, bits, indices, lossless)
     if ending not in ARRAYS:
         raise DataError(f"{str(path)!r}: expected one of the endings {PICTURES + ARRAYS}, got {path.suffix!r}")
-    contents = read_bytes(path)
+    contents = read_bytes(path) if contents is None else contents
     if ending == ".mat":
-        return _numeric(_pick(load_mat(contents, path), key, path), path)
+        return numeric(_pick(load_mat(contents, path), key, path), path)
     try:
-        return _numeric(_load_npy(contents) if ending == ".npy" else _load_npz(contents, key, path), path)
+        return numeric(_load_npy(contents) if ending == ".npy" else _load_npz(contents, key, path), path)
     except DataError:
         raise
     except Exception as error:
         # NumPy and zipfile raise many kinds for broken files; pickled objects are refused with ValueError.
         message = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{str(path)!r} cannot be read as an array: {message}") from error
+
+
+def ending_of(contents: bytes) -> str:
+    """The ending that a file of these contents has, told by its first bytes; ``".png"`` stands for any picture."""
+    starts = {b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz", b"MATLAB": ".mat"}
+    return next((ending for start, ending in starts.items() if contents.startswith(start)), ".png")
 
 
 def _load_npy(contents: bytes) -> NDArray[Any]:
@@ -166,7 +184,8 @@ def _pick(values: dict[str, Any], key: str | None, path: Path) -> Any:
     return values[key]
 
 
-def _numeric(values: Any, path: Path) -> NDArray[Any]:
+def numeric(values: Any, path: Path) -> NDArray[Any]:
+    """Numbers as an array (H, W) or (H, W, C). Raises `DataError`, naming `path`."""
     if isinstance(values, Unread):
         raise DataError(f"{str(path)!r}: expected real numbers, got {values}")
     array = np.asarray(values)
@@ -179,15 +198,15 @@ def _numeric(values: Any, path: Path) -> NDArray[Any]:
     return array
 
 
-def _read_picture(path: Path, bits: int | None, indices: bool, lossless: bool) -> NDArray[Any]:
-    image = open_picture(path)
-    stored = _bits(path, image)
+def _read_picture(path: Path, contents: bytes | None, bits: int | None, indices: bool, lossless: bool) -> NDArray[Any]:
+    image = open_picture(path, contents)
+    stored = _bits(path, image, contents)
     if bits is not None and stored != bits:
         hint = "; encoding 'classes' reads 0 and 1" if stored == 1 else ""
         raise DataError(f"{str(path)!r}: expected {bits} bits per channel, got {stored}; was it saved again?{hint}")
     if stored == 16 and len(image.getbands()) > 1:
         raise DataError(f"{str(path)!r} has several channels of 16 bits, of which Pillow reads 8; save it as .npy")
-    if lossless and is_lossy(path, image):
+    if lossless and is_lossy(path, image, contents):
         raise DataError(
             f"{str(path)!r} is a lossy {image.format}, whose compression invents classes; save class maps as PNG, or "
             "declare the encoding 'mask' where it holds foreground and background alone"
@@ -208,20 +227,20 @@ def _read_picture(path: Path, bits: int | None, indices: bool, lossless: bool) -
     return values // np.uint8({2: 85, 4: 17}[stored]) if image.mode == "L" and stored in (2, 4) else values
 
 
-def is_lossy(path: Path, image: Image.Image) -> bool:
+def is_lossy(path: Path, image: Image.Image, contents: bytes | None = None) -> bool:
     """Whether an opened picture was compressed with a loss: JPEG and AVIF, WebP and TIFF where they say so."""
     if image.format == "WEBP":
         # The chunk of a lossy image; extended files hold it further down, after their header.
-        return b"VP8 " in read_bytes(path)[:4096]
+        return b"VP8 " in (read_bytes(path) if contents is None else contents)[:4096]
     return image.format in ("JPEG", "MPO", "AVIF") or image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
 
 
-def _bits(path: Path, image: Image.Image) -> int:
+def _bits(path: Path, image: Image.Image, contents: bytes | None) -> int:
     # Pillow's mode does not tell: it opens RGB of 16 bits as RGB of 8.
     if image.mode == "P":
         return 8
     if image.format == "PNG":
-        with path.open("rb") as file:
+        with path.open("rb") if contents is None else io.BytesIO(contents) as file:
             return file.read(25)[24]
     if image.format == "TIFF":
         return int(image.tag_v2.get(258, (1,))[0])  # type: ignore[attr-defined]

@@ -25,20 +25,31 @@ def in_eval_mode(model: Model) -> Model:
     """
     if not any(module.training for module in model.modules()):
         return model
-    shared = {}
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) or name in ("_parameters", "_buffers") or "hooks" in name:
-                shared[id(value)] = value
     try:
-        twin = copy.deepcopy(model, shared)
+        return twin(model)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
             f"Call model.eval() first: the model is in training mode and not to be copied: {error}"
         ) from error
-    for module in twin.modules():
+
+
+def twin(model: Model) -> Model:
+    """A copy of the model in eval mode that shares its tensors, and has its hooks; hooks added to it are its own.
+
+    Raises:
+        TypeError, RuntimeError: if the model holds something that cannot be copied.
+    """
+    shared: dict[int, object] = {}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) or name in ("_parameters", "_buffers"):
+                shared[id(value)] = value
+            elif "hooks" in name:
+                shared[id(value)] = copy.copy(value)
+    copied = copy.deepcopy(model, shared)
+    for module in copied.modules():
         module.training = False
-    return twin
+    return copied
 
 
 def finite_logits(model: MultiTaskModel, images: Tensor) -> dict[str, Tensor]:
