@@ -73,7 +73,7 @@ def evaluate(
     length: Annotated[int, typer.Option(min=1, help="Number of rooms.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that run at once; of one size.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data.")] = 0,
-    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
+    precision: Annotated[str, typer.Option(help="fp32 (or no), bf16, or fp16 on a GPU.")] = "fp32",
     device: Annotated[
         str | None, typer.Option(help="Where to run: cpu, cuda …; by default a GPU if there is one.")
     ] = None,
@@ -84,13 +84,16 @@ def evaluate(
         from demt.config import each_channel
         from demt.data.published import READERS
         from demt.files import write_whole
+        from demt.inference.forward import check_precision
         from demt.train import evaluate as run
         from demt.train import open_dataset
         from demt.train.evaluation import make_accelerator
         from demt.train.run import make_metrics
 
         sides = None if size is None else parse_size("--size", size)
-        accelerator = make_accelerator(None if device is None else device_of(device), mixed_precision=precision)
+        mixed = "no" if precision == "fp32" else precision
+        accelerator = make_accelerator(None if device is None else device_of(device), mixed_precision=mixed)
+        check_precision(accelerator.device, "fp32" if mixed == "no" else mixed)
         network = load_model(model)
         part = _data_part(data, dataset, network.tasks, encodings or {})
         if max_size is not None and part.dataset in READERS:
