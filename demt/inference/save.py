@@ -36,6 +36,7 @@ def save_predictions(
 ) -> Iterator[tuple[Path, Path | Exception]]:
     """Predict on image files and write, per image, ``STEM_TASK.png``, ``STEM_panel.png`` and ``STEM.npz``.
 
+    The panel says above the pictures what the model was trained on, or `note`.
     Files that share a stem get ``_2``, ``_3``… in the order given. Files of an earlier call are replaced.
 
     Yields:
@@ -45,6 +46,8 @@ def save_predictions(
         FileExistsError: if another file has the name of a result; nothing is written then.
         OSError: if a result cannot be written.
     """
+    if note is None and model.pretrained_cfg.trained_on:
+        note = f"Trained on {model.pretrained_cfg.trained_on}."
     stems = _unique_stems(paths)
     endings = [*(f"_{task}.png" for task in model.tasks), "_panel.png", ".npz"]
     for target in (folder / f"{stem}{ending}" for stem in stems for ending in endings):
