@@ -4,33 +4,32 @@ from sphinx.util.docutils import SphinxDirective
 
 from demt.factory import weights_of
 from demt.inference.cost import count_multiply_adds, count_parameters
-from demt.models.variants import SCORES
-from demt.registry import get_config, list_tags, split_name
+from demt.models.variants import MODELS, SCORES
+from demt.registry import split_name
 from demt.released.tables import MEASURES, published
 from demt.tasks import DATASETS
 
 NONE = "–"  # noqa: RUF001
-DIRECTION = {"normals": "↓", "depth": "↓"}
-
-
-def names():
-    """Every built-in model by its full name."""
-    return [f"{arch}.{tag}" for arch, tags in list_tags().items() for tag in tags]
+UNITS = {"degrees": "°"}
 
 
 def architectures(costs=True):
     """Rows of the table of architectures: what each is made of, what it costs, and which data sets have weights."""
-    for arch, tags in list_tags().items():
-        config, cfg = get_config(f"{arch}.{tags[0]}")
-        _, height, width = cfg.input_size
-        multiply_adds = f"{count_multiply_adds(config, (height, width)) / 1e9:.1f}" if costs else ""
+    tags = {}
+    for name in MODELS:
+        arch, tag = split_name(name)
+        tags.setdefault(arch, []).append(tag)
+    for arch, found in tags.items():
+        model = MODELS[f"{arch}.{found[0]}"]
+        _, height, width = model.pretrained_cfg.input_size
+        places = [place for tag in found if (place := _weights(f"{arch}.{tag}", tag))]
         yield [
             f"`{arch}`",
-            f"`{config.backbone}`",
-            f"{count_parameters(config) / 1e6:.2f}",
-            multiply_adds,
+            f"`{model.config.backbone}`",
+            f"{count_parameters(model.config) / 1e6:.2f}",
+            f"{count_multiply_adds(model.config, (height, width)) / 1e9:.1f}" if costs else "",
             f"{height} x {width}",
-            ", ".join(filter(None, (_weights(f"{arch}.{tag}", tag) for tag in tags))) or NONE,
+            ", ".join(places) or NONE,
         ]
 
 
@@ -42,22 +41,22 @@ def tasks():
 
 def results(dataset, own=False):
     """A table's heading and its rows: the models that have published, or own, results on a data set."""
-    measured = DATASETS[dataset]
-    head = [
-        f"{name}: {measure}, {unit} {DIRECTION.get(name, '↑')}"
-        for name in measured
-        for measure, unit in [MEASURES[name]]
-    ]
+    measured = list(DATASETS[dataset])
     rows = []
-    for name in names():
+    for name in MODELS:
         row, (_, tag) = published(name), split_name(name)
         values = SCORES.get(name) if own else (row.results if row else None)
-        if tag.partition("_")[0] != dataset or not values:
-            continue
-        costs = [] if own else [_number(row.parameters), _number(row.gflops)]
-        cells = [_number(values.get(task)) for task in measured]
-        rows.append([f"`{name}`", *cells, *costs, _weights(name) or NONE])
-    return ["model", *head, *([] if own else ["M parameters", "GMACs"]), "weights"], rows
+        if tag.partition("_")[0] == dataset and values:
+            costs = [] if own else [_number(row.parameters), _number(row.gflops)]
+            rows.append(
+                [f"`{name}`", *(_number(values.get(task)) for task in measured), *costs, _weights(name) or NONE]
+            )
+    return ["model", *map(_heading, measured), *([] if own else ["M params", "GMACs"]), "weights"], rows
+
+
+def _heading(task):
+    measure, unit = MEASURES[task]
+    return f"{task} {measure} {UNITS.get(unit, unit)} {'↓' if task in ('normals', 'depth') else '↑'}"
 
 
 def _number(value):
@@ -68,10 +67,10 @@ def _weights(name, label=None):
     """Where a model's weights are, as a link; empty where there are none."""
     row, weights = published(name), weights_of(name)
     if weights is not None and weights.place == "file":
-        return f"[{label or 'in the package'}](/weights.md)"
+        return f"[{label or 'package'}](/weights.md)"
     if weights is not None and weights.place == "hub":
-        return f"[{label or 'Hugging Face Hub'}](https://huggingface.co/{weights.address.partition('@')[0]})"
-    return f"[{label or 'from the authors'}]({row.page})" if row and row.page else ""
+        return f"[{label or 'Hub'}](https://huggingface.co/{weights.address.partition('@')[0]})"
+    return f"[{label or 'authors'}]({row.page})" if row and row.page else ""
 
 
 def table(head, rows, numbers=()):
@@ -89,7 +88,7 @@ class Zoo(SphinxDirective):
     def run(self):
         what, dataset = [*self.arguments, None][:2]
         if what == "architectures":
-            head = ["model", "backbone in timm", "M parameters", "GMACs", "of one image of", "weights"]
+            head = ["model", "backbone in timm", "M params", "GMACs", "of an image of", "weights"]
             text = table(head, architectures(self.config.zoo_costs), (2, 3, 4))
         elif what == "tasks":
             text = table(["tag", "tasks (channels)"], tasks())
