@@ -367,7 +367,7 @@ class TaskHead(nn.Module):
         hidden_channels: Width between the convolutions; D by default.
 
     Shape:
-        (B, D, h, w) to (B, out_channels, *size).
+        (B, D, h, w) to (B, out_channels, h, w), or (B, out_channels, H, W) with `size` (H, W).
 
     Raises:
         ValueError: for numbers of channels below 1, or an input whose shape or dtype does not fit.
