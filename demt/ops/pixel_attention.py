@@ -73,7 +73,10 @@ class _Attend(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, key_weight, value_weight, weights = ctx.saved_tensors
-        grad_queries, grad_keys = torch.empty_like(queries), torch.empty_like(keys, memory_format=torch.contiguous_format)
+        grad_queries, grad_keys = (
+            torch.empty_like(queries),
+            torch.empty_like(keys, memory_format=torch.contiguous_format),
+        )
         grad_values = None if ctx.one_fused else torch.empty_like(grad_keys)
         grad_key_weight, grad_value_weight = torch.zeros_like(key_weight), torch.zeros_like(value_weight)
         blocks = zip(*_blocks((queries, keys, values, weights, grad, grad_queries, grad_keys), key_weight))
