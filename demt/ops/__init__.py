@@ -1,7 +1,6 @@
 """What the layers compute, as functions written for speed, each beside a plain one in `demt.ops.reference`."""
 
 from demt.ops.attention import global_attention, linear_attention, pixel_attention
-from demt.ops.checks import float32_convolution
 from demt.ops.deform import deform_mix, deform_sample
 from demt.ops.dispatch import Path, best_path
 from demt.ops.linear import linear
@@ -12,10 +11,12 @@ from demt.ops.reference import (
     convolve_levels_reference,
     deform_mix_reference,
     deform_sample_reference,
+    narrow_convolution_reference,
     per_pixel_reference,
     project_levels_reference,
 )
 from demt.ops.resize import resize
+from demt.ops.taps import float32_convolution, narrow_convolution
 from demt.ops.torch_private import is_hooked
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "is_hooked",
     "linear",
     "linear_attention",
+    "narrow_convolution",
+    "narrow_convolution_reference",
     "per_pixel",
     "per_pixel_reference",
     "pixel_attention",

@@ -100,3 +100,8 @@ def convolve_levels_reference(levels: Sequence[Tensor], layer: Any) -> Tensor:
     joined = torch.cat([resize(level, levels[0].shape[-2:]) for level in levels], 1)
     down, across = layer.stride
     return layer(F.pad(joined, (0, missing(joined.shape[-1], across), 0, missing(joined.shape[-2], down))))
+
+
+def narrow_convolution_reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3×3 convolution of padding 1; see `demt.ops.narrow_convolution`."""
+    return F.conv2d(x, weight, bias, padding=1)

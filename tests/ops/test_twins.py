@@ -14,6 +14,8 @@ from demt.ops import (
     convolve_levels_reference,
     global_attention,
     linear_attention,
+    narrow_convolution,
+    narrow_convolution_reference,
     per_pixel,
     per_pixel_reference,
     pixel_attention,
@@ -172,3 +174,18 @@ def test_a_pyramid_under_a_layer_that_hooks_look_at():
         layer.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))  # noqa: B023
         torch.testing.assert_close(fast(levels, layer), expected)
         assert seen == [7 * 4 * 6]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 7)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_narrow_convolution(size, bias, channels_last):
+    layer = randomised([nn.Conv2d(D, 3, 3, padding=1, bias=bias)])[0]
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(2, D, *size, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    same(
+        lambda: narrow_convolution(x, layer.weight, layer.bias),
+        lambda: narrow_convolution_reference(x, layer.weight, layer.bias),
+        [x],
+        list(layer.parameters()),
+    )
