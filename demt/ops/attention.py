@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
 from demt.ops.checks import without_autocast
 from demt.ops.pixel_attention import attend_to_pixel
@@ -110,3 +111,20 @@ def _with_norm(layer: nn.Linear, norm: nn.LayerNorm, dtype: torch.dtype) -> Tens
 
 def _known(*layers: Layers) -> bool:
     return all(is_plain(layer, nn.Linear, nn.LayerNorm, nn.Identity) for each in layers for layer in each)
+
+
+def _flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _backward_flops(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(grad, query, key, value))
+
+
+# Torch's counter of FLOPs knows the fused attention of GPUs, but in some versions not that of CPUs.
+for _operator, _formula in (
+    (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, _flops),
+    (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, _backward_flops),
+):
+    if _operator not in flop_registry:
+        register_flop_formula(_operator)(_formula)
