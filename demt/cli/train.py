@@ -73,10 +73,8 @@ def evaluate(
     length: Annotated[int, typer.Option(min=1, help="Number of rooms.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that run at once; of one size.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data.")] = 0,
-    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
-    device: Annotated[
-        str | None, typer.Option(help="Where to run: cpu, cuda …; by default a GPU if there is one.")
-    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32 (or no), bf16, or fp16 on a GPU.")] = "fp32",
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda …; auto is a GPU where there is one.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
     """Evaluate a model on a data set under a protocol. On several GPUs: accelerate launch -m demt eval …"""
@@ -90,7 +88,8 @@ def evaluate(
         from demt.train.run import make_metrics
 
         sides = None if size is None else parse_size("--size", size)
-        accelerator = make_accelerator(None if device is None else device_of(device), mixed_precision=precision)
+        mixed = "no" if precision == "fp32" else precision
+        accelerator = make_accelerator(None if device == "auto" else device_of(device), mixed_precision=mixed)
         network = load_model(model)
         part = _data_part(data, dataset, network.tasks, encodings or {})
         if max_size is not None and part.dataset in READERS:

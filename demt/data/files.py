@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from demt.data.png16 import decode_colours
+
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *((".avif",) if features.check("avif") else ()))
 ARRAYS = (".npy", ".npz", ".mat")
 #: What pictures may be inside, whatever their names say: Pillow would start Ghostscript for others.
@@ -52,14 +54,18 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{str(path)!r} cannot be read: {error}") from error
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_picture(path: Path, contents: bytes | None = None) -> Image.Image:
     """A picture, decoded and turned upright (EXIF): the one place where image files are opened.
+
+    Args:
+        path: The file.
+        contents: What is in it, where that has been read already: a member of an archive, for instance.
 
     Raises:
         DataError: naming the file, if it is missing, damaged, of none of `FORMATS`, or of more than `MAX_PIXELS`.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path if contents is None else io.BytesIO(contents), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{str(path)!r} has {image.width} x {image.height} pixels; pictures of at most {MAX_PIXELS} pixels "
@@ -78,6 +84,17 @@ def open_picture(path: Path) -> Image.Image:
         # Pillow's decoders raise about anything on damaged files.
         message = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{str(path)!r} cannot be read as an image: {message}") from error
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a picture as its header says, without decoding it; None where it does not."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            # Pillow decodes a PNG to find its EXIF data, unless they stand in front of the pixels.
+            turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) > 4
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:
+        return None
 
 
 def orientation(path: Path) -> int:
@@ -219,7 +236,7 @@ def _read_picture(path: Path, bits: int | None, indices: bool, lossless: bool) -
         hint = "; encoding 'classes' reads 0 and 1" if stored == 1 else ""
         raise DataError(f"{str(path)!r}: expected {bits} bits per channel, got {stored}; was it saved again?{hint}")
     if stored == 16 and len(image.getbands()) > 1:
-        raise DataError(f"{str(path)!r} has several channels of 16 bits, of which Pillow reads 8; save it as .npy")
+        return _read_deep_colours(path)
     if lossless and is_lossy(path, image):
         raise DataError(
             f"{str(path)!r} is a lossy {image.format}, whose compression invents classes; save class maps as PNG, or "
@@ -239,6 +256,20 @@ def _read_picture(path: Path, bits: int | None, indices: bool, lossless: bool) -
     values = np.array(image)
     # Pillow stretches grey of 2 and 4 bits over 0 to 255.
     return values // np.uint8({2: 85, 4: 17}[stored]) if image.mode == "L" and stored in (2, 4) else values
+
+
+def _read_deep_colours(path: Path) -> NDArray[Any]:
+    """Colours of 16 bits, of a file that Pillow has opened and checked, but of which it reads 8."""
+    try:
+        values = decode_colours(read_bytes(path))
+    except ValueError as error:
+        raise DataError(
+            f"{str(path)!r} has several channels of 16 bits, which are read of plain RGB PNG alone ({error}); save it "
+            "as .npy"
+        ) from error
+    if orientation(path) != 1:
+        raise DataError(f"{str(path)!r} has several channels of 16 bits and is turned by EXIF; save it as .npy")
+    return values
 
 
 def is_lossy(path: Path, image: Image.Image) -> bool:

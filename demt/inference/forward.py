@@ -1,8 +1,9 @@
-"""Running a model whose mode may be changed by another thread, and whose weights may hold NaN."""
+"""Running a model: whose mode may be changed by another thread, whose weights may hold NaN, in which precision."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import TypeVar
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from demt.models import MultiTaskModel
 
 Model = TypeVar("Model", bound=nn.Module)
+#: Names of precisions, and the types of torch that autocast uses for them.
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def in_eval_mode(model: Model) -> Model:
@@ -55,3 +58,31 @@ def finite_logits(model: MultiTaskModel, images: Tensor) -> dict[str, Tensor]:
             f"{images.dtype} is too small for its values; check the weights, or use float32"
         )
     return logits
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a model runs in a precision: ``"fp32"`` (as it is), ``"bf16"`` or ``"fp16"``.
+
+    Products of matrices and convolutions then are computed in 16 bits, what needs more than that is not.
+
+    Raises:
+        ValueError: for another name, or fp16 on a CPU.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"Expected `precision` to be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("Expected `precision` to be fp32 or bf16 on a CPU, got fp16, which needs a GPU")
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+
+
+def model_digest(model: MultiTaskModel) -> str:
+    """What tells a model from another one: weights, outputs, and how images are prepared, as hexadecimal digits.
+
+    Not where it was loaded from: a model that was moved is the same.
+    """
+    cfg, outputs = model.pretrained_cfg, [(task.name, task.channels, task.activation) for task in model.tasks.values()]
+    digest = hashlib.sha256(repr((model.config.family, outputs, cfg.mean, cfg.std, cfg.max_size)).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -73,16 +73,32 @@ def predict(
         FileNotFoundError, ValueError: for an image that cannot be read or does not fit the model, or a model that gives
             NaN or infinite values.
     """
+    tiles = check_options(model, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
+    max_size = max_size or model.pretrained_cfg.max_size
+    if isinstance(image, (list, tuple)):
+        return list(_predict_many(model, image, max_size, tiles, batch_size))
+    return next(_predict_many(model, [image], max_size, tiles, batch_size))  # type: ignore[list-item]
+
+
+def check_options(
+    model: MultiTaskModel,
+    *,
+    max_size: int | None,
+    tile: int | tuple[int, int] | None,
+    overlap: int | None,
+    batch_size: int,
+) -> Tiles | None:
+    """Check arguments of `predict`; tiles' height and width, and the two overlaps, if there are tiles.
+
+    Raises:
+        ValueError: naming the argument that is wrong.
+    """
     if not isinstance(model, MultiTaskModel):
         raise ValueError(f"Expected `model` to be a demt model, got {type(model).__name__}; see demt.create_model")
     for name, value in {"max_size": max_size, "batch_size": batch_size}.items():
         if value is not None and not _is_count(value):
             raise ValueError(f"Expected `{name}` to be an integer >= 1, got {value!r}")
-    tiles = _tiles(tile, overlap, max_size)
-    max_size = max_size or model.pretrained_cfg.max_size
-    if isinstance(image, (list, tuple)):
-        return list(_predict_many(model, image, max_size, tiles, batch_size))
-    return next(_predict_many(model, [image], max_size, tiles, batch_size))  # type: ignore[list-item]
+    return _tiles(tile, overlap, max_size)
 
 
 def _is_count(value: Any, least: int = 1) -> bool:

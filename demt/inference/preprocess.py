@@ -49,8 +49,15 @@ def prepare(model: MultiTaskModel, values: Tensor, max_size: int | None) -> Tens
 def shrink(images: Tensor, max_size: int | None) -> Tensor:
     """Images (B, C, H, W) with sides of at most `max_size`, antialiased; as they are where they fit, or for None."""
     height, width = images.shape[-2:]
-    if max_size is None or max(height, width) <= max_size:
+    size = shrunk_size(height, width, max_size)
+    if size == (height, width):
         return images
-    scale = max_size / max(height, width)
-    size = (max(round(height * scale), 1), max(round(width * scale), 1))
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def shrunk_size(height: int, width: int, max_size: int | None) -> tuple[int, int]:
+    """Height and width that `shrink` brings an image to."""
+    if max_size is None or max(height, width) <= max_size:
+        return height, width
+    scale = max_size / max(height, width)
+    return max(round(height * scale), 1), max(round(width * scale), 1)
