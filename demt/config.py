@@ -168,6 +168,7 @@ class PretrainedCfg:
             what the network gives is brought back. None: images have their own size. By default (0, or left out of a
             config.json) the longer side of `input_size`.
         mean, std: Of image channels in [0, 1].
+        trained_on: What the weights learnt from, in words, for people who look at predictions; None: not stated.
         file: The weights: a safetensors file on this machine.
         hf_hub_id: The Hub repository ``"org/name"`` that holds config.json and model.safetensors.
         revision: Commit (40 hexadecimal digits), tag or branch of that repository; its default branch if None.
@@ -179,6 +180,7 @@ class PretrainedCfg:
     max_size: int | None = 0
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    trained_on: str | None = None
     file: str | None = None
     hf_hub_id: str | None = None
     revision: str | None = None
@@ -203,7 +205,7 @@ class PretrainedCfg:
                 check_number(f"each value of `{name}`", value, least, 1e4)
         if len(self.mean) != len(self.std):
             raise ValueError(f"Expected `mean` and `std` of one length, got {self.mean!r} and {self.std!r}")
-        for name in ("file", "hf_hub_id", "revision", "sha256"):
+        for name in ("trained_on", "file", "hf_hub_id", "revision", "sha256"):
             if not isinstance(value := getattr(self, name), (str, NoneType)):
                 raise ValueError(f"Expected `{name}` to be a string or None, got {shown(value)}")
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):

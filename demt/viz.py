@@ -110,7 +110,7 @@ def panel(
     )
     draw = ImageDraw.Draw(canvas)
     if note:
-        draw.text((gap, gap), note, fill=(180, 30, 30), font=ImageFont.load_default(17))
+        draw.text((gap, gap), note, fill=_MUTED, font=ImageFont.load_default(17))
     for index, (heading_text, picture, entries) in enumerate(cells):
         x = gap + index % columns * (cell_width + gap)
         y = top + index // columns * (heading + size[1] + legend_height + gap)

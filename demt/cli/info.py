@@ -33,6 +33,8 @@ def info(
         found = resolve(name)
         config, row, scores = found.config, published(name), SCORES.get(name)
         facts = _weights(name, found.weights)
+        if found.weights is not None and found.pretrained_cfg.trained_on:
+            facts["Trained on"] = found.pretrained_cfg.trained_on
         if (fetched := _fetched(found)) is not None:
             config, facts = fetched, {**facts, **_deviations(fetched, name)}
         console.print(name, style="bold", highlight=False, soft_wrap=True, markup=False)

@@ -78,7 +78,7 @@ def predict_folder(
         save: What to save: of `demt.inference.save.KINDS`, see `demt.inference.save.endings`.
         max_size, tile, overlap, batch_size: See `demt.predict`.
         precision: ``"fp32"``, the model's own type; ``"bf16"`` or, on a GPU, ``"fp16"`` (`torch.autocast`).
-        note: A line on panels.
+        note: A line on panels; by default what the model was trained on, where its configuration says so.
         threads: Threads that read and write, beside the one that runs the model.
         process: Rank and number of processes that share the pictures: each takes whole windows, so that the files are
             those of one process.
@@ -92,7 +92,9 @@ def predict_folder(
         OSError: if a result cannot be written.
     """
     chosen = choose_tasks(model, tasks)
-    kinds = tuple(dict.fromkeys(save))
+    kinds = tuple(dict.fromkeys([save] if isinstance(save, str) else save))
+    if note is None and model.pretrained_cfg.trained_on:
+        note = f"Trained on {model.pretrained_cfg.trained_on}."
     tiles = check_options(model, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
     for name, value, least in (("threads", threads, 1), ("process", process[1], 1), ("process", process[0], 0)):
         if not isinstance(value, int) or value < least:

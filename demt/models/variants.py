@@ -91,6 +91,14 @@ SCORES: dict[str, dict[str, float]] = {
     },
 }
 
+#: What the weights of a data set's tag learnt from.
+TRAINED_ON = {
+    "nyud": "NYUD-v2 (photographs of rooms)",
+    "pascal": "PASCAL-Context (photographs)",
+    "cityscapes": "Cityscapes (photographs of streets)",
+    "rooms": "synthetic rooms",
+}
+
 #: Training sizes of the data sets.
 SIZES = {
     "nyud": (3, *PROTOCOLS["atrc"].nyud.size),
@@ -147,17 +155,19 @@ def make_table(hub: Mapping[str, tuple[str, str, str]]) -> dict[str, Variant]:
     for arch, config, sizes, preprocessing in _archs():
         for tag, size in sizes.items():
             name = f"{arch}.{tag}"
+            dataset = tag.partition("_")[0]
             repository, revision, sha256 = hub.get(name, (None, None, None))
             cfg = PretrainedCfg(
                 **preprocessing,
                 tag=tag,
                 input_size=size,
+                trained_on=TRAINED_ON[dataset],
                 file=str(PACKAGED[name]) if name in PACKAGED else None,
                 hf_hub_id=repository,
                 revision=revision,
                 sha256=sha256,
             )
-            table[name] = Variant(config.replace(tasks=DATASETS[tag.partition("_")[0]]), cfg)
+            table[name] = Variant(config.replace(tasks=DATASETS[dataset]), cfg)
     return table
 
 

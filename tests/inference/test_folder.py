@@ -111,7 +111,8 @@ def test_files_hold_what_predict_gives(model, pictures, tmp_path):
             stored = Image.open(f"{out}_{name}.png")
             assert np.array_equal(stored, task_picture(task, values[name]))
         with Image.open(saved.picture.path) as image:
-            expected = panel(image, {name: values[name] for name in model.tasks}, model.tasks)
+            ordered = {name: values[name] for name in model.tasks}
+            expected = panel(image, ordered, model.tasks, note=f"Trained on {model.pretrained_cfg.trained_on}.")
         assert np.array_equal(Image.open(f"{out}_panel.png"), expected)
 
 
