@@ -57,6 +57,11 @@ def _ramp(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     return np.rint(np.stack(colours, -1)).astype(np.uint8)
 
 
+def fitted_image(image: Image.Image, cell_width: int = 420) -> Image.Image:
+    """The image as large as `panel` shows it, which draws the same of it as of the image."""
+    return _fitted(image.convert("RGB"), (cell_width, max(round(image.height * cell_width / image.width), 1)))
+
+
 def panel(
     image: Image.Image,
     prediction: Mapping[str, NDArray[Any]],
@@ -70,15 +75,16 @@ def panel(
 
     Args:
         image: The image.
-        prediction: Predictions by task, as `demt.predict` gives them, of the image's size.
+        prediction: Predictions by task, as `demt.predict` gives them, of one size.
         tasks: Tasks by name.
         labels: Labels by task, (C, H, W) or (H, W), of the image's size: each is drawn to the right of its prediction,
             in the same colours, hatched where a pixel has no label.
         note: A line above.
         cell_width: Width of the picture of a task, in pixels.
     """
-    size = (cell_width, max(round(image.height * cell_width / image.width), 1))
-    cells: list[tuple[str, Image.Image, Legend]] = [("Image", _fitted(image.convert("RGB"), size), [])]
+    shown_image = fitted_image(image, cell_width)
+    size = shown_image.size
+    cells: list[tuple[str, Image.Image, Legend]] = [("Image", shown_image, [])]
     for name, values in prediction.items():
         task, name_of_cell, void = tasks[name], title(tasks[name]), None
         if labels and name in labels:

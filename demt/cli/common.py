@@ -77,17 +77,21 @@ def cores() -> int:
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device that ``--device`` names; without a name the CPU; where there is a GPU, a line says so.
+    """The device that ``--device`` names; for ``auto`` or None the GPU where there is one, else the CPU.
+
+    Processes that a launcher started on one machine take its GPUs in turn.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none of that name.
     """
     import torch
 
-    if name is None:
-        if torch.accelerator.is_available() and (found := torch.accelerator.current_accelerator()) is not None:
-            errors.print(f"Running on the CPU; --device {found.type} is faster", highlight=False)
-        return torch.device("cpu")
+    if name in (None, "auto"):
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        if found is None:
+            return torch.device("cpu")
+        place = os.environ.get("LOCAL_RANK", "0")
+        return torch.device(found.type, int(place) % torch.accelerator.device_count() if place.isdecimal() else 0)
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

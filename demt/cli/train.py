@@ -74,9 +74,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Images that run at once; of one size.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data.")] = 0,
     precision: Annotated[str, typer.Option(help="fp32 (or no), bf16, or fp16 on a GPU.")] = "fp32",
-    device: Annotated[
-        str | None, typer.Option(help="Where to run: cpu, cuda …; by default a GPU if there is one.")
-    ] = None,
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda …; auto is a GPU where there is one.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
     """Evaluate a model on a data set under a protocol. On several GPUs: accelerate launch -m demt eval …"""
@@ -92,7 +90,7 @@ def evaluate(
 
         sides = None if size is None else parse_size("--size", size)
         mixed = "no" if precision == "fp32" else precision
-        accelerator = make_accelerator(None if device is None else device_of(device), mixed_precision=mixed)
+        accelerator = make_accelerator(None if device == "auto" else device_of(device), mixed_precision=mixed)
         check_precision(accelerator.device, "fp32" if mixed == "no" else mixed)
         network = load_model(model)
         part = _data_part(data, dataset, network.tasks, encodings or {})

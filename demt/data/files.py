@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from demt.data.matlab import Unread, read_matlab
+from demt.data.png16 import decode_colours
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *((".avif",) if features.check("avif") else ()))
 ARRAYS = (".npy", ".npz", ".mat")
@@ -84,10 +85,21 @@ def open_picture(path: Path, contents: bytes | None = None) -> Image.Image:
         raise DataError(f"{str(path)!r} cannot be read as an image: {message}") from error
 
 
-def orientation(path: Path) -> int:
-    """The EXIF orientation of a picture, 1 to 8; 1 is upright, and what files have that say nothing."""
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a picture as its header says, without decoding it; None where it does not."""
     try:
         with Image.open(path, formats=FORMATS) as image:
+            # Pillow decodes a PNG to find its EXIF data, unless they stand in front of the pixels.
+            turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) > 4
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:
+        return None
+
+
+def orientation(path: Path, contents: bytes | None = None) -> int:
+    """The EXIF orientation of a picture, 1 to 8; 1 is upright, and what files have that say nothing."""
+    try:
+        with Image.open(path if contents is None else io.BytesIO(contents), formats=FORMATS) as image:
             return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:
         return 1
@@ -205,7 +217,7 @@ def _read_picture(path: Path, contents: bytes | None, bits: int | None, indices:
         hint = "; encoding 'classes' reads 0 and 1" if stored == 1 else ""
         raise DataError(f"{str(path)!r}: expected {bits} bits per channel, got {stored}; was it saved again?{hint}")
     if stored == 16 and len(image.getbands()) > 1:
-        raise DataError(f"{str(path)!r} has several channels of 16 bits, of which Pillow reads 8; save it as .npy")
+        return _read_deep_colours(path, contents)
     if lossless and is_lossy(path, image, contents):
         raise DataError(
             f"{str(path)!r} is a lossy {image.format}, whose compression invents classes; save class maps as PNG, or "
@@ -225,6 +237,20 @@ def _read_picture(path: Path, contents: bytes | None, bits: int | None, indices:
     values = np.array(image)
     # Pillow stretches grey of 2 and 4 bits over 0 to 255.
     return values // np.uint8({2: 85, 4: 17}[stored]) if image.mode == "L" and stored in (2, 4) else values
+
+
+def _read_deep_colours(path: Path, contents: bytes | None) -> NDArray[Any]:
+    """Colours of 16 bits, of a file that Pillow has opened and checked, but of which it reads 8."""
+    try:
+        values = decode_colours(read_bytes(path) if contents is None else contents)
+    except ValueError as error:
+        raise DataError(
+            f"{str(path)!r} has several channels of 16 bits, which are read of plain RGB PNG alone ({error}); save it "
+            "as .npy"
+        ) from error
+    if orientation(path, contents) != 1:
+        raise DataError(f"{str(path)!r} has several channels of 16 bits and is turned by EXIF; save it as .npy")
+    return values
 
 
 def is_lossy(path: Path, image: Image.Image, contents: bytes | None = None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 from typing import TypeVar
 
 import torch
@@ -113,3 +114,16 @@ def cpu_has_bf16() -> bool:
     """Whether the processor multiplies bf16; yes where this torch has no `torch.cpu.get_capabilities` to ask."""
     ask = getattr(torch.cpu, "get_capabilities", None)
     return ask is None or any(has is True for name, has in ask().items() if "bf16" in name)
+
+
+def model_digest(model: MultiTaskModel) -> str:
+    """What tells a model from another one: weights, outputs, and how images are prepared, as hexadecimal digits.
+
+    Not where it was loaded from: a model that was moved is the same.
+    """
+    cfg, outputs = model.pretrained_cfg, [(task.name, task.channels, task.activation) for task in model.tasks.values()]
+    digest = hashlib.sha256(repr((model.config.family, outputs, cfg.mean, cfg.std, cfg.max_size)).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

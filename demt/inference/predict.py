@@ -90,15 +90,10 @@ def predict(
         FileNotFoundError, ValueError: for an image that cannot be read or does not fit the model, or a model that gives
             NaN or infinite values.
     """
-    if not isinstance(model, MultiTaskModel):
-        raise ValueError(f"Expected `model` to be a demt model, got {type(model).__name__}; see demt.create_model")
+    tiles = check_options(model, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
     views = None if tta is None else as_views(tta)
-    if tile is not None and (views is not None or confidence):
+    if tiles is not None and (views is not None or confidence):
         raise ValueError("Tiles are blended, and have neither averages nor confidence: leave out `tile`, or the others")
-    for name, value in {"max_size": max_size, "batch_size": batch_size}.items():
-        if value is not None and not _is_count(value):
-            raise ValueError(f"Expected `{name}` to be an integer >= 1, got {value!r}")
-    tiles = _tiles(tile, overlap, max_size)
     max_size = max_size or model.pretrained_cfg.max_size
     model = in_eval_mode(model)
     images: Any = image if isinstance(image, (list, tuple)) else [image]
@@ -108,6 +103,27 @@ def predict(
         batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
         found = [each for batch in batches for each in _predict_batch(model, batch, max_size, views, confidence)]
     return found if isinstance(image, (list, tuple)) else found[0]
+
+
+def check_options(
+    model: MultiTaskModel,
+    *,
+    max_size: int | None,
+    tile: int | tuple[int, int] | None,
+    overlap: int | None,
+    batch_size: int,
+) -> Tiles | None:
+    """Check arguments of `predict`; tiles' height and width, and the two overlaps, if there are tiles.
+
+    Raises:
+        ValueError: naming the argument that is wrong.
+    """
+    if not isinstance(model, MultiTaskModel):
+        raise ValueError(f"Expected `model` to be a demt model, got {type(model).__name__}; see demt.create_model")
+    for name, value in {"max_size": max_size, "batch_size": batch_size}.items():
+        if value is not None and not _is_count(value):
+            raise ValueError(f"Expected `{name}` to be an integer >= 1, got {value!r}")
+    return _tiles(tile, overlap, max_size)
 
 
 def _is_count(value: Any, least: int = 1) -> bool:

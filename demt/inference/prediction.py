@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from demt.files import write_bytes
+from demt.inference.save import DEFAULT_KINDS, check_free, encode
 from demt.models import MultiTaskModel
 from demt.tasks import Task
 from demt.viz import panel, task_picture
@@ -91,13 +93,15 @@ class Prediction(dict[str, NDArray[Any]]):
             FileExistsError: if another file has the name of a result; nothing is written then.
             OSError: if a file cannot be written.
         """
-        # Not above: the module makes predictions of its own.
-        from demt.inference.save import check_free, save_prediction
-
         if not isinstance(stem, str) or not stem or Path(stem).name != stem:
             raise ValueError(f"Expected `stem` to be a name without folders, got {stem!r}")
-        check_free(Path(folder), [stem], self)
-        return save_prediction(self, Path(folder), stem, note=note)
+        files = encode(self.tasks, self, self.image, DEFAULT_KINDS, note=note or self.note)
+        targets = {Path(folder) / f"{stem}{ending}": contents for ending, contents in files.items()}
+        check_free(targets)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for target, contents in targets.items():
+            write_bytes(target, contents)
+        return Path(folder) / f"{stem}_panel.png"
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -18,7 +17,7 @@ from demt.data.declare import parse_tasks
 from demt.data.images import read_image
 from demt.factory import create_model
 from demt.inference.blend import class_confidence
-from demt.inference.forward import finite_logits, in_eval_mode
+from demt.inference.forward import finite_logits, in_eval_mode, model_digest
 from demt.inference.predict import at_size
 from demt.inference.preprocess import prepare
 from demt.models import MultiTaskModel
@@ -96,13 +95,7 @@ def model_teacher(model: MultiTaskModel) -> Teacher:
             logits = finite_logits(model, prepare(model, image, model.pretrained_cfg.max_size))
             return {name: _opinion(model.tasks[name], maps, tuple(image.shape[-2:])) for name, maps in logits.items()}
 
-    # Not where it was loaded from: a model that was moved is the same teacher.
-    cfg, outputs = model.pretrained_cfg, [(task.name, task.channels, task.activation) for task in model.tasks.values()]
-    digest = hashlib.sha256(repr((model.config.family, outputs, cfg.mean, cfg.std, cfg.max_size)).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return Teacher(dict(model.tasks), function, {"model": digest.hexdigest()})
+    return Teacher(dict(model.tasks), function, {"model": model_digest(model)})
 
 
 def _opinion(task: Task, logits: Tensor, size: tuple[int, ...]) -> Opinion:

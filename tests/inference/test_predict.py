@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import demt
 from demt.cli import app
 from demt.data.images import read_image
-from demt.inference.save import save_predictions
+from demt.inference.folder import predict_folder
 from demt.tasks import Task
 from demt.viz import panel, task_picture
 from tests.released_form import released_form
@@ -331,8 +331,8 @@ def test_the_panel_says_what_the_model_was_trained_on(photo, tmp_path):
     sizes = []
     for trained_on in ("synthetic rooms", None):
         model.pretrained_cfg = dataclasses.replace(model.pretrained_cfg, trained_on=trained_on)
-        ((_, written),) = save_predictions(model, [tmp_path / "room.jpg"], tmp_path / str(trained_on))
-        with Image.open(written) as picture:
+        (saved,) = predict_folder(model, tmp_path / "room.jpg", tmp_path / str(trained_on), save=["panel"])
+        with Image.open(saved.files[0]) as picture:
             sizes.append(picture.size)
     assert sizes[0][0] == sizes[1][0]
     assert sizes[0][1] > sizes[1][1]
