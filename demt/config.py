@@ -37,7 +37,7 @@ _INTEGERS = {
     "depth": (0, 64),
     "heads": (1, 1024),
     "window": (1, 256),
-    "points": (1, 64),
+    "points": (1, 32),
     "offset_groups": (1, _LARGEST),
     "head_width": (1, _LARGEST),
 }
