@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from demt.files import write_bytes
+from demt.inference.point_cloud import Intrinsics, PointCloud, back_project
 from demt.inference.save import DEFAULT_KINDS, check_free, encode
 from demt.models import MultiTaskModel
 from demt.tasks import Task
@@ -102,6 +103,43 @@ class Prediction(dict[str, NDArray[Any]]):
         for target, contents in targets.items():
             write_bytes(target, contents)
         return Path(folder) / f"{stem}_panel.png"
+
+    def to_point_cloud(
+        self,
+        *,
+        intrinsics: Intrinsics | None = None,
+        fov: float | None = None,
+        colour: str = "image",
+        depth: str = "depth",
+    ) -> PointCloud:
+        """Depth as coloured points in the camera's axes (x to the right, y down, z forward), to save as PLY or GLB.
+
+        Args:
+            intrinsics: Of the camera: matrix (3, 3) or ``(fx, fy, cx, cy)``, in pixels of the image, the centre of the
+                first at (0, 0). Depth is right only for cameras like those of the training data.
+            fov: Instead of those: horizontal field of view in degrees.
+            colour: ``"image"``, or a task whose picture gives the colours, such as ``"semseg"``.
+            depth: The task that gives the depth along the optical axis, in metres or another unit of length. Pixels
+                where it is not finite or not above 0 are left out.
+
+        Raises:
+            ValueError: for both or neither of the first two, what is no camera, a task that is not predicted, one that
+                is no depth, or one that is a disparity.
+        """
+        if depth not in self:
+            raise ValueError(f"Expected `depth` to be one of {list(self)}, got {depth!r}")
+        task = self.tasks[depth]
+        if self[depth].ndim != 2 or task.activation != "identity":
+            raise ValueError(f"Expected `depth` to name a task of depth, got {depth!r}, which is none")
+        if task.unit == "px":
+            raise ValueError(
+                f"{depth!r} is a disparity in pixels: give demt.inference.point_cloud.back_project the depth, "
+                "focal length * baseline / disparity"
+            )
+        if colour != "image" and colour not in self:
+            raise ValueError(f"Expected `colour` to be 'image' or one of {list(self)}, got {colour!r}")
+        picture = self.image if colour == "image" else self.picture(colour)
+        return back_project(self[depth], np.array(picture.convert("RGB")), intrinsics=intrinsics, fov=fov)
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
