@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
@@ -16,6 +18,8 @@ from rich.markup import escape
 if TYPE_CHECKING:
     import torch
 
+#: The option of commands that can print for programs.
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 console = Console()
 errors = Console(stderr=True)
 
@@ -34,6 +38,19 @@ def friendly_errors() -> Iterator[None]:
         said = f": {text.splitlines()[0]}" if (text := str(error).strip()) else ""
         print_error(f"Not enough memory; use smaller images, a smaller batch or another device{said}")
         raise typer.Exit(1) from error
+
+
+def print_json(document: Any) -> None:
+    """The one JSON document of a command that was given ``--json``; what JSON has no numbers for is null."""
+    print(json.dumps(_finite(document), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_error(error: object) -> None:

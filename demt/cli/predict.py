@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from demt.cli.common import console, cores, device_of, errors, exit_for_failed, friendly_errors, parse_size
+from demt.cli.common import (
+    AsJson,
+    console,
+    cores,
+    device_of,
+    errors,
+    exit_for_failed,
+    friendly_errors,
+    parse_size,
+    print_json,
+)
 from demt.cli.load import load_model
 
 if TYPE_CHECKING:
@@ -63,7 +72,7 @@ def predict(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that read and write; by default one a core, at most 8.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Predict every task of a model on pictures: a picture per task, a panel, and the values in one .npz, per image.
 
@@ -166,7 +175,7 @@ def _report(reports: Sequence[dict[str, Any]], pictures: Sequence[Picture], out:
             "pictures": [{"image": path, "files": files[path]} for path in paths if path in files],
             "failed": [{"image": path, "error": failed[path]} for path in paths if path in failed],
         }
-        print(json.dumps(document))
+        print_json(document)
     elif kept:
         errors.print(f"{kept} of {len(paths)} images had their predictions already", highlight=False)
     exit_for_failed(

@@ -91,11 +91,11 @@ def predict_folder(
         FileExistsError: if another file has the name of a result; nothing is written then.
         OSError: if a result cannot be written.
     """
+    tiles = check_options(model, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
     chosen = choose_tasks(model, tasks)
     kinds = tuple(dict.fromkeys([save] if isinstance(save, str) else save))
     if note is None and model.pretrained_cfg.trained_on:
         note = f"Trained on {model.pretrained_cfg.trained_on}."
-    tiles = check_options(model, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
     for name, value, least in (("threads", threads, 1), ("process", process[1], 1), ("process", process[0], 0)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"Expected `{name}` to hold whole numbers >= {least}, got {value!r}")
