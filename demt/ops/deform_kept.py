@@ -1,7 +1,7 @@
 """`demt.ops.deform_mix` for training steps on maps that fit: all images at once, and what was sampled is kept.
 
-The operator in `demt.ops.grid_sample` holds nothing between the passes, so it computes grid and samples twice, and takes
-one image after the other. On small maps that time and those calls cost more than the memory is worth.
+The operator in `demt.ops.grid_sample` holds nothing between the passes, so it computes grid and samples twice, and
+takes one image after the other. On small maps that time and those calls cost more than the memory is worth.
 
 Shapes: x (B, C, H, W); hidden (B, 18, H, W); offset_weight (2G, 9, 3, 3); offset_bias (2G); weight (D, C); bias (D).
 """

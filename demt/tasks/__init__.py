@@ -274,8 +274,8 @@ def resolve_tasks(tasks: str | TaskSpec) -> dict[str, Task]:
     """Turn what a user writes into ordered tasks.
 
     Args:
-        tasks: A data set's name (``"nyud"``, ``"pascal"``, ``"cityscapes"``, ``"rooms"``, ``"photos"``) or a mapping from task name
-            to the number of channels (built-in tasks), a `Task`, or a task's dict form.
+        tasks: A data set's name (``"nyud"``, ``"pascal"``, ``"cityscapes"``, ``"rooms"``, ``"photos"``) or a mapping
+            from task name to the number of channels (built-in tasks), a `Task`, or a task's dict form.
 
     Raises:
         ValueError: for an unknown data set, an unknown task given by its channels alone, or a channel count that the
