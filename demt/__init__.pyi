@@ -26,6 +26,7 @@ from .factory import create_model as create_model
 from .hub.card import ModelCard as ModelCard
 from .inference.fuse import fuse as fuse
 from .inference.predict import predict as predict
+from .inference.prediction import Prediction as Prediction
 from .inference.preprocess import preprocess as preprocess
 from .models import MultiTaskModel as MultiTaskModel
 from .registry import is_model as is_model

@@ -16,8 +16,8 @@ from demt.tasks.checks import check_flag, check_integer, check_number, check_pla
 Family = Literal["demt", "demtg", "degmix", "multitask_baseline"]
 NeckName = Literal["linear", "patch", "taps", "fpn", "ppm", "fapn", "dpt"]
 InitialOffsets = Literal["released", "zero"]
-InteractionAttention = Literal["pointwise", "global"]
-QueryAttention = Literal["pixelwise", "linear", "global"]
+InteractionAttention = Literal["pointwise", "global", "window", "deformable"]
+QueryAttention = Literal["pixelwise", "linear", "global", "window", "deformable"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "family": get_args(Family),
@@ -34,6 +34,8 @@ _INTEGERS = {
     "width": (1, _LARGEST),
     "depth": (0, 64),
     "heads": (1, 1024),
+    "window": (1, 256),
+    "points": (1, 64),
     "offset_groups": (1, _LARGEST),
     "head_width": (1, _LARGEST),
 }
@@ -43,6 +45,8 @@ _DECODER_FIELDS = (
     "heads",
     "interaction",
     "query",
+    "window",
+    "points",
     "pre_norm",
     "gating",
     "offset_groups",
@@ -75,6 +79,9 @@ class ModelConfig:
         heads: Attention heads.
         interaction: Attention of the `TaskInteractionBlock`.
         query: Attention of the `TaskQueryBlock`.
+        window: Side in pixels of the windows of ``"window"`` attention. Where both blocks have it, those of the
+            `TaskQueryBlock` are shifted by half of it.
+        points: Points a head of ``"deformable"`` attention, in the map of each task.
         pre_norm: Whether query blocks normalise their inputs, as in DeGMix.
         gating: Whether a `GatingAttention`, shared by all tasks, follows the query blocks.
         offset_groups: Offset groups of the deformable operator; one per channel by default.
@@ -96,6 +103,8 @@ class ModelConfig:
     heads: int = 4
     interaction: InteractionAttention = "pointwise"
     query: QueryAttention = "pixelwise"
+    window: int = 8
+    points: int = 4
     pre_norm: bool = False
     gating: bool = False
     offset_groups: int | None = None

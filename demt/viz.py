@@ -29,11 +29,12 @@ Legend = list[tuple[tuple[int, int, int] | None, str]]
 _INK, _PAPER, _MUTED = (30, 30, 30), (255, 255, 255), (110, 110, 110)
 
 
-def task_picture(task: Task, prediction: NDArray[Any]) -> Image.Image:
+def task_picture(task: Task, prediction: NDArray[Any], *, limits: tuple[float, float] | None = None) -> Image.Image:
     """One task's prediction as a picture.
 
     Class maps become palette images whose pixel values are the class ids (RGB above 256 classes); normals are coded as
-    (n + 1) / 2; probabilities as grey; other values from the smallest (dark) to the largest (bright).
+    (n + 1) / 2; probabilities as grey; other values from the smallest (dark) to the largest (bright), or from the first
+    of `limits` to the second.
     """
     if task.activation == "argmax":
         palette = np.array(task.palette or voc_palette(task.channels), np.uint8)
@@ -47,11 +48,10 @@ def task_picture(task: Task, prediction: NDArray[Any]) -> Image.Image:
     if task.activation == "unit" and task.channels == 3:
         return Image.fromarray(np.rint(255 * (prediction.transpose(1, 2, 0) + 1) / 2).astype(np.uint8))
     values = prediction if prediction.ndim == 2 else prediction.mean(0)
-    return Image.fromarray(_ramp(values))
+    return Image.fromarray(_ramp(values, *(limits or (float(values.min()), float(values.max())))))
 
 
-def _ramp(values: NDArray[Any]) -> NDArray[np.uint8]:
-    low, high = float(values.min()), float(values.max())
+def _ramp(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     position = (values - low) / (high - low if high > low else 1.0) * (len(_RAMP) - 1)
     colours = [np.interp(position, np.arange(len(_RAMP)), _RAMP[:, c]) for c in range(3)]
     return np.rint(np.stack(colours, -1)).astype(np.uint8)

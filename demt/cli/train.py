@@ -83,6 +83,7 @@ def evaluate(
         from demt.config import each_channel
         from demt.data.published import READERS
         from demt.files import write_whole
+        from demt.inference.forward import check_precision
         from demt.train import evaluate as run
         from demt.train import open_dataset
         from demt.train.evaluation import make_accelerator
@@ -91,6 +92,7 @@ def evaluate(
         sides = None if size is None else parse_size("--size", size)
         mixed = "no" if precision == "fp32" else precision
         accelerator = make_accelerator(None if device == "auto" else device_of(device), mixed_precision=mixed)
+        check_precision(accelerator.device, "fp32" if mixed == "no" else mixed)
         network = load_model(model)
         part = _data_part(data, dataset, network.tasks, encodings or {})
         if max_size is not None and part.dataset in READERS:

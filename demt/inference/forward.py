@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from demt.models import MultiTaskModel
 
 Model = TypeVar("Model", bound=nn.Module)
+
 #: Names of precisions, and the types of torch that autocast uses for them.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -28,20 +30,31 @@ def in_eval_mode(model: Model) -> Model:
     """
     if not any(module.training for module in model.modules()):
         return model
-    shared = {}
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) or name in ("_parameters", "_buffers") or "hooks" in name:
-                shared[id(value)] = value
     try:
-        twin = copy.deepcopy(model, shared)
+        return twin(model)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
             f"Call model.eval() first: the model is in training mode and not to be copied: {error}"
         ) from error
-    for module in twin.modules():
+
+
+def twin(model: Model) -> Model:
+    """A copy of the model in eval mode that shares its tensors, and has its hooks; hooks added to it are its own.
+
+    Raises:
+        TypeError, RuntimeError: if the model holds something that cannot be copied.
+    """
+    shared: dict[int, object] = {}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) or name in ("_parameters", "_buffers"):
+                shared[id(value)] = value
+            elif "hooks" in name:
+                shared[id(value)] = copy.copy(value)
+    copied = copy.deepcopy(model, shared)
+    for module in copied.modules():
         module.training = False
-    return twin
+    return copied
 
 
 def finite_logits(model: MultiTaskModel, images: Tensor) -> dict[str, Tensor]:
@@ -63,16 +76,44 @@ def finite_logits(model: MultiTaskModel, images: Tensor) -> dict[str, Tensor]:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which a model runs in a precision: ``"fp32"`` (as it is), ``"bf16"`` or ``"fp16"``.
 
-    Products of matrices and convolutions then are computed in 16 bits, what needs more than that is not.
+    Convolutions and products of matrices are then computed in 16 bits; norms, sums over an image, and the offsets and
+    coordinates of deformable sampling stay float32. The model's weights stay as they are.
 
     Raises:
-        ValueError: for another name, or fp16 on a CPU.
+        ValueError: see `check_precision`.
+
+    Example:
+        >>> with autocast(torch.device("cpu"), "fp32"):
+        ...     torch.is_autocast_enabled("cpu")
+        False
+    """
+    check_precision(device, precision)
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Whether models run in a precision here.
+
+    Raises:
+        ValueError: for another name than those of `PRECISIONS`, fp16 on a CPU, or bf16 on one without instructions for
+            it: torch would imitate them, far more slowly than it computes in float32.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"Expected `precision` to be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "fp16" and device.type == "cpu":
         raise ValueError("Expected `precision` to be fp32 or bf16 on a CPU, got fp16, which needs a GPU")
-    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+    if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+        raise ValueError(
+            "This processor has no instructions for bf16 (AVX512-BF16, AMX or Arm's BF16), and would be slower than in "
+            "float32: use precision fp32, or another device"
+        )
+
+
+@functools.cache
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16; yes where this torch has no `torch.cpu.get_capabilities` to ask."""
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    return ask is None or any(has is True for name, has in ask().items() if "bf16" in name)
 
 
 def model_digest(model: MultiTaskModel) -> str:

@@ -48,15 +48,15 @@ def prepare(model: MultiTaskModel, values: Tensor, max_size: int | None) -> Tens
 
 def shrink(images: Tensor, max_size: int | None) -> Tensor:
     """Images (B, C, H, W) with sides of at most `max_size`, antialiased; as they are where they fit, or for None."""
-    height, width = images.shape[-2:]
-    size = shrunk_size(height, width, max_size)
-    if size == (height, width):
+    size = fitted_size(tuple(images.shape[-2:]), max_size)
+    if size == tuple(images.shape[-2:]):
         return images
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def shrunk_size(height: int, width: int, max_size: int | None) -> tuple[int, int]:
-    """Height and width that `shrink` brings an image to."""
+def fitted_size(size: tuple[int, ...], max_size: int | None) -> tuple[int, int]:
+    """Height and width of an image of this size, shrunk to sides of at most `max_size`."""
+    height, width = size
     if max_size is None or max(height, width) <= max_size:
         return height, width
     scale = max_size / max(height, width)

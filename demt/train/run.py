@@ -113,6 +113,9 @@ class Run:
         own = [part for part, _ in sources_of(data) if part.dataset == "folder"]
         if val_set is None and any(part.val_ids is None for part in own):
             _logger.warning("`data.val_ids` is not given: evaluation is on all samples, those trained on among them")
+        hub = [part for part, _ in sources_of(data) if part.dataset == "hub"]
+        if val_set is None and any(part.val_split == part.train_split for part in hub):
+            _logger.warning("`data.val_split` is `data.train_split`: evaluation is on samples that were trained on")
         parts = [s.dataset if isinstance(s, MultiTaskSubset) else None for s in (self.train_set, self.val_set)]
         if parts[0] is not None and parts[0] is parts[1]:
             _logger.warning(

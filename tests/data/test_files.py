@@ -1,5 +1,4 @@
 import struct
-import sys
 import zlib
 
 import numpy as np
@@ -8,7 +7,7 @@ from PIL import Image
 from skimage import data
 
 from demt.data import DataError
-from demt.data.files import load_mat, read_array
+from demt.data.files import read_array
 from demt.data.images import read_image, read_pixels
 from demt.data.png16 import decode_colours, encode_colours
 from tests.data import writers
@@ -160,9 +159,3 @@ def test_images_as_arrays(tmp_path):
         writers.array(tmp_path / "bad.npy", values)
         with pytest.raises(DataError, match=r"bad.npy"):
             read_pixels(tmp_path / "bad.npy")
-
-
-def test_scipy_is_asked_for_by_name(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(ImportError, match=r"pip install 'demt\[data\]'"):
-        load_mat(b"", tmp_path / "a.mat")
