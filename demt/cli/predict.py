@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,19 +20,20 @@ from demt.cli.common import (
     print_json,
 )
 from demt.cli.load import load_model
+from demt.cli.predict_videos import is_video, predict_videos, targets
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from demt.inference.folder import Saved
-    from demt.inference.pictures import Picture
 
 
 def predict(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Image files, folders, quoted patterns such as 'photos/**/*.jpg', @FILE for a list.",
+            help="Image files, folders, quoted patterns such as 'photos/**/*.jpg', @FILE for a list; WebDataset shards "
+            "(.tar); videos and cameras (/dev/video0).",
             show_default=False,
         ),
     ] = None,
@@ -72,6 +73,13 @@ def predict(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that read and write; by default one a core, at most 8.")
     ] = None,
+    layout: Annotated[
+        str, typer.Option(help="Of videos: beside, the frame and all tasks in one; or tasks, a video each.")
+    ] = "beside",
+    smoothing: Annotated[
+        float, typer.Option(min=0, help="Of videos: seconds over which predictions are averaged.")
+    ] = 0.0,
+    frames: Annotated[int | None, typer.Option(min=1, help="Of videos and cameras: how many frames to take.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict every task of a model on pictures: a picture per task, a panel, and the values in one .npz, per image.
@@ -80,21 +88,31 @@ def predict(
     """
     with friendly_errors():
         from demt.inference.folder import predict_folder
-        from demt.inference.pictures import find_pictures, share
+        from demt.inference.pictures import SHARD, find_pictures, share
         from demt.inference.processes import this_process, together
 
         if not model:
             raise ValueError("Say which model predicts: --model NAME; demt list shows them")
-        if not (images or lists):
+        if not images and not lists:
             raise ValueError("Say what to predict on: image files, folders, patterns, or --list FILE")
+        videos = list(filter(is_video, images or []))
+        images = [argument for argument in images or [] if argument not in videos]
+        if videos and (tile is not None or tasks is not None):
+            raise ValueError("--tile and --tasks are for pictures; a video shows all tasks, at --max-size")
+        if frames is None and any(video.startswith("/dev/video") for video in videos):
+            raise ValueError("A camera has no end: say how many frames to take, --frames N")
         tiles = None if tile is None else parse_size("--tile", tile)
         process = this_process()
         where = device_of(device)
-        pictures = find_pictures(images or [], lists=lists or [], out=out)
+        pictures = find_pictures(images, lists=lists or [], out=out)
         network = load_model(model, random_weights).to(where)
         note = "Random weights: these pictures show what comes out, and mean nothing." if random_weights else None
         if note and process[0] == 0:
             errors.print(f"[yellow]{note}[/yellow]")
+        films = targets(videos, out, list(network.tasks) if layout == "tasks" else [])
+        mine_alone = {
+            videos[place]: films[videos[place]] for window in share(len(videos), process, 1) for place in window
+        }
         with together() as gather:
             found = predict_folder(
                 network,
@@ -111,38 +129,58 @@ def predict(
                 threads=threads or min(cores(), 8),
                 process=process,
             )
-            total = sum(map(len, share(len(pictures), process)))
+            report: dict[str, Any] = {"new": 0, "kept": 0, "failed": {}, "files": {}}
             try:
-                mine = _watch(found, total, as_json, shown=process[0] == 0)
+                with _bar(shown=process[0] == 0) as bar:
+                    if pictures:
+                        # How many pictures are in a shard is known at its end.
+                        shards = any(picture.path.suffix.lower() == SHARD for picture in pictures)
+                        count = None if shards else sum(map(len, share(len(pictures), process)))
+                        task = bar.add_task("Pictures", total=count)
+                        _watch(found, report, as_json, lambda: bar.advance(task))
+                    if mine_alone:
+                        film = bar.add_task("Frames", total=None)
+                        predict_videos(
+                            network,
+                            mine_alone,
+                            report,
+                            precision=precision,
+                            advance=lambda: bar.advance(film),
+                            layout=layout,
+                            smoothing=smoothing,
+                            max_size=max_size,
+                            batch_size=batch_size,
+                            frames=frames,
+                        )
+                        for file in [] if as_json else (file for files in report["files"].values() for file in files):
+                            console.print(file, soft_wrap=True, highlight=False, markup=False)
             except KeyboardInterrupt:
                 errors.print("Interrupted; the same command goes on.")
                 raise typer.Exit(130) from None
-            reports = gather(mine)
+            reports = gather(report)
     if reports:
-        _report(reports, pictures, out, as_json)
+        _report(reports, [*(str(picture.path) for picture in pictures), *videos], out, as_json)
 
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _watch(found: Iterator[Saved], total: int, as_json: bool, shown: bool) -> dict[str, Any]:
-    """Do the work, with a bar on a terminal, and say what became of it."""
-    report: dict[str, Any] = {"new": 0, "kept": 0, "failed": {}, "files": {}}
-    with _bar(shown) as bar:
-        task = bar.add_task("Predicting", total=total)
-        for saved in found:
-            path = str(saved.picture.path)
-            if saved.error is not None:
-                report["failed"][path] = " ".join(str(saved.error).split())
-            elif as_json:
-                report["files"][path] = [str(file) for file in saved.files]
-            elif saved.is_new:
-                console.print(str(saved.files[0]), soft_wrap=True, highlight=False, markup=False)
-            report["new"] += saved.error is None and saved.is_new
-            report["kept"] += not saved.is_new
-            bar.advance(task)
-    return report
+def _watch(found: Iterator[Saved], report: dict[str, Any], as_json: bool, advance: Callable[[], Any]) -> None:
+    """Do the work on pictures, and put into the report what became of them."""
+    last = None
+    for saved in found:
+        path = str(saved.picture.path)
+        if saved.error is not None:
+            report["failed"][path] = " ".join(str(saved.error).split())
+        elif as_json:
+            report["files"][path] = [str(file) for file in saved.files]
+        elif saved.is_new and saved.files[0] != last:
+            last = saved.files[0]
+            console.print(str(last), soft_wrap=True, highlight=False, markup=False)
+        report["new"] += saved.error is None and saved.is_new
+        report["kept"] += not saved.is_new
+        advance()
 
 
 def _bar(shown: bool) -> Progress:
@@ -162,12 +200,14 @@ def _bar(shown: bool) -> Progress:
     )
 
 
-def _report(reports: Sequence[dict[str, Any]], pictures: Sequence[Picture], out: Path, as_json: bool) -> None:
+def _report(reports: Sequence[dict[str, Any]], given: Sequence[str], out: Path, as_json: bool) -> None:
     failed = {path: error for report in reports for path, error in report["failed"].items()}
-    paths = [str(picture.path) for picture in pictures]
+    files = {path: names for report in reports for path, names in report["files"].items()}
+    # In the order given; the pictures of shards after that.
+    paths = dict.fromkeys([*given, *files, *failed])
     new, kept = (sum(report[key] for report in reports) for key in ("new", "kept"))
+    total = new + kept + len(failed)
     if as_json:
-        files = {path: names for report in reports for path, names in report["files"].items()}
         document = {
             "out": str(out),
             "new": new,
@@ -177,7 +217,5 @@ def _report(reports: Sequence[dict[str, Any]], pictures: Sequence[Picture], out:
         }
         print_json(document)
     elif kept:
-        errors.print(f"{kept} of {len(paths)} images had their predictions already", highlight=False)
-    exit_for_failed(
-        [(Path(path), ValueError(failed[path])) for path in paths if path in failed], len(paths), "predictions"
-    )
+        errors.print(f"{kept} of {total} images had their predictions already", highlight=False)
+    exit_for_failed([(Path(path), ValueError(failed[path])) for path in paths if path in failed], total, "predictions")

@@ -6,7 +6,7 @@ import io
 import math
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,10 +85,10 @@ def open_picture(path: Path, contents: bytes | None = None) -> Image.Image:
         raise DataError(f"{str(path)!r} cannot be read as an image: {message}") from error
 
 
-def picture_size(path: Path) -> tuple[int, int] | None:
+def picture_size(path: Path, contents: bytes | None = None) -> tuple[int, int] | None:
     """Height and width of a picture as its header says, without decoding it; None where it does not."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path if contents is None else io.BytesIO(contents), formats=FORMATS) as image:
             # Pillow decodes a PNG to find its EXIF data, unless they stand in front of the pixels.
             turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) > 4
             return (image.width, image.height) if turned else (image.height, image.width)
@@ -96,10 +96,10 @@ def picture_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def orientation(path: Path, contents: bytes | None = None) -> int:
+def orientation(path: Path | IO[bytes]) -> int:
     """The EXIF orientation of a picture, 1 to 8; 1 is upright, and what files have that say nothing."""
     try:
-        with Image.open(path if contents is None else io.BytesIO(contents), formats=FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:
         return 1
@@ -248,7 +248,7 @@ def _read_deep_colours(path: Path, contents: bytes | None) -> NDArray[Any]:
             f"{str(path)!r} has several channels of 16 bits, which are read of plain RGB PNG alone ({error}); save it "
             "as .npy"
         ) from error
-    if orientation(path, contents) != 1:
+    if orientation(path if contents is None else io.BytesIO(contents)) != 1:
         raise DataError(f"{str(path)!r} has several channels of 16 bits and is turned by EXIF; save it as .npy")
     return values
 

@@ -55,11 +55,6 @@ def write_whole(path: Path, write: Callable[[str], Any], *, within: Path | None 
         write(temporary)
 
 
-def write_bytes(path: Path, contents: bytes, *, within: Path | None = None) -> None:
-    """`write_whole` of what a file is to hold."""
-    write_whole(path, lambda temporary: Path(temporary).write_bytes(contents), within=within)
-
-
 @contextmanager
 def new_folder(root: Path) -> Iterator[Path]:
     """A folder to fill, beside `root`, which takes its place when all is written; an interrupted run leaves nothing.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,36 +16,28 @@ from typing import Any
 from numpy.typing import NDArray
 
 from demt.data.files import picture_size
-from demt.data.images import read_image
-from demt.files import LOCK, lock_folder, write_bytes
+from demt.data.images import read_image, read_image_bytes
+from demt.files import LOCK, lock_folder, write_whole
 from demt.inference.forward import autocast, model_digest
-from demt.inference.pictures import Picture, find_pictures, share
+from demt.inference.pictures import SHARD, Picture, Saved, find_pictures, share
 from demt.inference.predict import check_options
 from demt.inference.preprocess import fitted_size
-from demt.inference.save import DEFAULT_KINDS, encode, endings, mark_of
-from demt.inference.stream import Read, Settings, as_read, predict_stream
+from demt.inference.save import DEFAULT_KINDS, encode, endings, mark_of, not_ours, writer
+from demt.inference.shards import (
+    Sample,
+    ShardError,
+    mark_of_shard,
+    need_webdataset,
+    read_shard,
+    shard_writer,
+    windows_of,
+)
+from demt.inference.stream import Item, Read, Settings, as_read, predict_stream
 from demt.models import MultiTaskModel
 from demt.tasks import Task
 
 #: Files on their way, in the folder of results. What a killed run leaves there is deleted by the next.
 _UNFINISHED = ".unfinished"
-
-
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """What became of a picture.
-
-    Attributes:
-        picture: The picture.
-        files: Its files in the folder of results; none if there is an error.
-        error: Why there are none.
-        is_new: Whether this call wrote them; an earlier one did otherwise.
-    """
-
-    picture: Picture
-    files: tuple[Path, ...]
-    error: Exception | None = None
-    is_new: bool = True
 
 
 def predict_folder(
@@ -69,6 +62,9 @@ def predict_folder(
     pictures. A call that was stopped is repeated to go on, and gives the bytes that an undisturbed one gives: files say
     which call wrote them, and are kept where it was one with the same model, options and picture. Files of other calls
     are replaced.
+
+    A shard of WebDataset becomes one of the same name, with the files of each picture under its key, without their
+    leading ``_``; it is there when all its pictures are in it. That needs ``pip install 'demt[webdataset]'``.
 
     Args:
         model: The model, left as it is.
@@ -142,73 +138,119 @@ class _Run:
         out: Path,
         note: str | None,
     ) -> None:
-        self.model, self.tasks, self.kinds, self.settings, self.out, self.note = (
-            model,
-            tasks,
-            kinds,
-            settings,
-            out,
-            note,
-        )
+        self.model, self.tasks, self.kinds = model, tasks, kinds
+        self.settings, self.out, self.note = settings, out, note
         self.endings = endings(tasks, kinds)
         self.identity = call_digest(model, kinds, settings, note)
 
     def results(self, pictures: Sequence[Picture], process: tuple[int, int]) -> Iterator[Saved]:
         if self.out.exists() and not self.out.is_dir():
             raise FileExistsError(f"Expected `out` to be a folder, {str(self.out)!r} is a file; choose another")
-        windows = [[pictures[place] for place in window] for window in share(len(pictures), process)]
+        shards = [picture for picture in pictures if picture.path.suffix.lower() == SHARD]
+        single = [picture for picture in pictures if picture.path.suffix.lower() != SHARD]
+        if shards:
+            need_webdataset()
+        windows = [[single[place] for place in window] for window in share(len(single), process)]
+        mine = [shards[place] for window in share(len(shards), process, 1) for place in window]
         # Whatever would be replaced is looked for before anything is written.
         done = {picture for window in windows for picture in window if self._is_done(picture)}
-        return self._results(windows, done, process)
+        done |= {shard for shard in mine if self._is_done(shard)}
+        return self._all(windows, mine, done, process)
 
-    def _results(self, windows: list[list[Picture]], done: set[Picture], process: tuple[int, int]) -> Iterator[Saved]:
-        for window in windows:
-            for picture in window:
-                if picture in done:
-                    yield Saved(picture, self._files(picture), is_new=False)
-        if len(done) == sum(map(len, windows)):
-            return
+    def _all(
+        self, windows: list[list[Picture]], shards: list[Picture], done: set[Picture], process: tuple[int, int]
+    ) -> Iterator[Saved]:
+        given = [*itertools.chain.from_iterable(windows), *shards]
+        for picture in given:
+            if picture in done:
+                yield Saved(picture, self._files(picture), is_new=False)
+        if len(done) < len(given):
+            with _staging(self.out, process) as staging:
+                yield from self._pictures(windows, done, staging)
+                for shard in shards:
+                    if shard not in done:
+                        yield from self._shard(shard, staging)
+
+    def _shard(self, shard: Picture, staging: Path) -> list[Saved]:
+        (target,) = self._files(shard)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        saved: list[Saved] = []
+        try:
+            write_whole(target, partial(self._write_shard, shard, saved), within=staging)
+        except ShardError as error:
+            # There is no file then, also of pictures before the error.
+            return [*(each for each in saved if each.error), Saved(shard, (), error)]
+        return saved
+
+    def _write_shard(self, shard: Picture, saved: list[Saved], path: str) -> None:
+        digest = self._digest(shard)
+
+        def read(sample: Sample) -> Read:
+            return as_read(self.model, read_image_bytes(sample.contents, sample.path), self.settings)
+
+        def finish(sample: Sample, read: Read, prediction: Mapping[str, NDArray[Any]]) -> dict[str, bytes]:
+            return encode(self.tasks, prediction, read.shown, self.kinds, digest=digest, note=self.note)
+
+        with shard_writer(path) as write:
+            batches = (
+                batch
+                for window in windows_of(read_shard(shard.path))
+                for batch in self._batches(window, lambda sample: picture_size(sample.path, sample.contents))
+            )
+            for sample, result in predict_stream(self.model, batches, read, finish, self.settings):
+                picture = Picture(sample.path, sample.key)
+                if isinstance(result, dict):
+                    write(sample.key, result)
+                    saved.append(Saved(picture, self._files(shard)))
+                elif result is not None:
+                    saved.append(Saved(picture, (), result))
+        if all(each.error for each in saved):
+            raise ShardError(f"{str(shard.path)!r} has no picture that can be read")
+
+    def _pictures(self, windows: list[list[Picture]], done: set[Picture], staging: Path) -> Iterator[Saved]:
         batches = (
             batch
             for window in windows
             if not done.issuperset(window)
-            for batch in self._batches(window)
+            for batch in self._batches(window, lambda picture: picture_size(picture.path))
             if not done.issuperset(batch)
         )
-        with _staging(self.out, process) as staging:
 
-            def finish(picture: Picture, read: Read, prediction: Mapping[str, NDArray[Any]]) -> None:
-                contents = encode(
-                    self.tasks, prediction, read.shown, self.kinds, digest=self._digest(picture), note=self.note
-                )
-                for target, ending in zip(self._files(picture), self.endings):
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    write_bytes(target, contents[ending], within=staging)
-
-            def read(picture: Picture) -> Read:
-                return as_read(self.model, read_image(picture.path), self.settings)
-
-            found = predict_stream(
-                self.model, batches, read, finish, self.settings, wanted=lambda picture: picture not in done
+        def finish(picture: Picture, read: Read, prediction: Mapping[str, NDArray[Any]]) -> None:
+            contents = encode(
+                self.tasks, prediction, read.shown, self.kinds, digest=self._digest(picture), note=self.note
             )
-            for picture, result in found:
-                if isinstance(result, Exception):
-                    yield Saved(picture, (), result)
-                elif picture not in done:
-                    yield Saved(picture, self._files(picture))
+            for target, ending in zip(self._files(picture), self.endings):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, writer(contents[ending]), within=staging)
 
-    def _batches(self, window: Sequence[Picture]) -> Iterator[list[Picture]]:
+        def read(picture: Picture) -> Read:
+            return as_read(self.model, read_image(picture.path), self.settings)
+
+        found = predict_stream(
+            self.model, batches, read, finish, self.settings, wanted=lambda picture: picture not in done
+        )
+        for picture, result in found:
+            if isinstance(result, Exception):
+                yield Saved(picture, (), result)
+            elif picture not in done:
+                yield Saved(picture, self._files(picture))
+
+    def _batches(
+        self, window: Sequence[Item], size_of: Callable[[Item], tuple[int, int] | None]
+    ) -> Iterator[list[Item]]:
         """Pictures of one size, as far as their headers tell."""
-        groups: dict[tuple[int, int] | None, list[Picture]] = {}
+        groups: dict[tuple[int, int] | None, list[Item]] = {}
         for picture in window:
-            size = picture_size(picture.path)
+            size = size_of(picture)
             groups.setdefault(size and fitted_size(size, self.settings.max_size), []).append(picture)
         for group in groups.values():
             for start in range(0, len(group), self.settings.pictures):
                 yield group[start : start + self.settings.pictures]
 
     def _files(self, picture: Picture) -> tuple[Path, ...]:
-        return tuple(self.out / f"{picture.name}{ending}" for ending in self.endings)
+        endings = [SHARD] if picture.path.suffix.lower() == SHARD else self.endings
+        return tuple(self.out / f"{picture.name}{ending}" for ending in endings)
 
     def _digest(self, picture: Picture) -> str:
         """What marks the files of a picture: the call, and which picture it was."""
@@ -221,14 +263,12 @@ class _Run:
         Raises:
             FileExistsError: if one is there that no such call wrote.
         """
-        there = [file for file in self._files(picture) if file.exists()]
-        marks = [mark_of(file) for file in there]
+        files = self._files(picture)
+        there = [file for file in files if file.exists()]
+        marks = [mark_of_shard(file) if file.suffix == SHARD else mark_of(file) for file in there]
         if None in marks:
-            raise FileExistsError(
-                f"{str(there[marks.index(None)])!r} would be replaced, but is no file of `demt predict`; choose "
-                "another folder"
-            )
-        if len(there) < len(self.endings) or not picture.path.is_file():
+            raise not_ours(there[marks.index(None)])
+        if len(there) < len(files) or not picture.path.is_file():
             return False
         changed = picture.path.stat().st_mtime_ns
         newer = all(file.stat().st_mtime_ns >= changed for file in there)

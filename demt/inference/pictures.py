@@ -13,13 +13,15 @@ from pathlib import Path
 from demt.data.files import PICTURES, is_hidden
 from demt.inference.save import mark_of
 
+#: Ending of a shard of WebDataset, an archive of many pictures.
+SHARD = ".tar"
 #: Pictures that are looked at together: those of one size run in batches. Processes take whole windows in turn.
 WINDOW = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture to predict on.
+    """A picture to predict on, or a shard of them.
 
     Attributes:
         path: Its file.
@@ -41,6 +43,7 @@ def find_pictures(
     A file's results have its name. A folder is searched to the bottom for files with the endings of
     `demt.data.files.PICTURES`, sorted, without hidden ones; results keep the folders below it. In a pattern ``*`` and
     ``?`` stand for parts of a name and ``**`` for any folders; results keep the folders behind its first such part.
+    Names and patterns, but not folders, may stand for shards of WebDataset, too (``.tar``).
     Results of what a list names keep all folders. Where two pictures have one name, the second is called ``NAME_2``.
 
     Args:
@@ -69,6 +72,23 @@ def find_pictures(
     return [Picture(path, name) for path, name in zip(found, _unique(list(found.values())))]
 
 
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What became of a picture, or of a shard of pictures that is there already.
+
+    Attributes:
+        picture: The picture; one of a shard has the path ``SHARD/KEY``.
+        files: Its files in the folder of results; none if there is an error.
+        error: Why there are none.
+        is_new: Whether this call wrote them; an earlier one did otherwise.
+    """
+
+    picture: Picture
+    files: tuple[Path, ...]
+    error: Exception | None = None
+    is_new: bool = True
+
+
 def share(count: int, process: tuple[int, int], window: int | None = None) -> Iterator[range]:
     """Windows of ``range(count)`` that a process, given as its rank and the number of them, takes.
 
@@ -95,7 +115,7 @@ def _named(argument: str, results: Path | None) -> list[tuple[Path, Path]]:
         return [(path, Path(path.name))]
     root = Path(*_before_pattern(path))
     files = [Path(file) for file in sorted(glob.glob(argument, recursive=True))]
-    found = [(file, file.relative_to(root)) for file in files if _is_picture(file) and file.is_file()]
+    found = [(file, file.relative_to(root)) for file in files if _is_input(file) and file.is_file()]
     found = [(file, name) for file, name in found if not is_hidden(name) and not _is_result(file, results)]
     if not found:
         raise ValueError(f"No picture fits {argument!r}; their names end in one of {', '.join(PICTURES)}")
@@ -129,6 +149,10 @@ def _before_pattern(path: Path) -> list[str]:
 
 def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURES
+
+
+def _is_input(path: Path) -> bool:
+    return _is_picture(path) or path.suffix.lower() == SHARD
 
 
 def _is_result(path: Path, results: Path | None) -> bool:

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from demt.files import write_bytes
 from demt.inference.point_cloud import Intrinsics, PointCloud, back_project
-from demt.inference.save import DEFAULT_KINDS, check_free, encode
 from demt.models import MultiTaskModel
 from demt.tasks import Task
 from demt.viz import panel, task_picture
@@ -94,15 +92,13 @@ class Prediction(dict[str, NDArray[Any]]):
             FileExistsError: if another file has the name of a result; nothing is written then.
             OSError: if a file cannot be written.
         """
+        # Not above: the module makes predictions of its own.
+        from demt.inference.save import check_free, save_prediction
+
         if not isinstance(stem, str) or not stem or Path(stem).name != stem:
             raise ValueError(f"Expected `stem` to be a name without folders, got {stem!r}")
-        files = encode(self.tasks, self, self.image, DEFAULT_KINDS, note=note or self.note)
-        targets = {Path(folder) / f"{stem}{ending}": contents for ending, contents in files.items()}
-        check_free(targets)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for target, contents in targets.items():
-            write_bytes(target, contents)
-        return Path(folder) / f"{stem}_panel.png"
+        check_free(Path(folder), [stem], self.tasks)
+        return save_prediction(self, Path(folder), stem, note=note)
 
     def to_point_cloud(
         self,
@@ -152,7 +148,7 @@ class Prediction(dict[str, NDArray[Any]]):
 
     def __getstate__(self) -> dict[str, Any]:
         # Losses and metrics of own tasks may be functions that cannot be pickled, and nothing here calls them.
-        plain = {"loss": "l1", "loss_args": None, "metric": "rmse"}
+        plain: dict[str, Any] = {"loss": "l1", "loss_args": None, "metric": "rmse"}
         tasks = {name: dataclasses.replace(task, **plain) for name, task in self.tasks.items()}
         return {**self.__dict__, "tasks": tasks}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from demt.data.png16 import encode_colours
+from demt.files import write_whole
+from demt.inference.prediction import Prediction
 from demt.tasks import Task
 from demt.viz import panel, task_picture
 
@@ -101,6 +103,34 @@ def mark_of(file: Path | IO[bytes]) -> str | None:
         return None
 
 
+def check_free(folder: Path, stems: Iterable[str], tasks: Mapping[str, Task]) -> None:
+    """Raise `FileExistsError` where a result would replace a file that `demt predict` did not write."""
+    for target in (folder / f"{stem}{ending}" for stem in stems for ending in endings(tasks, DEFAULT_KINDS)):
+        if target.exists() and mark_of(target) is None:
+            raise not_ours(target)
+
+
+def not_ours(target: Path) -> FileExistsError:
+    """The error of a result that would replace a file of someone else."""
+    return FileExistsError(
+        f"{str(target)!r} would be replaced, but is no file of `demt predict`; choose another folder"
+    )
+
+
+def save_prediction(prediction: Prediction, folder: Path, stem: str, *, note: str | None = None) -> Path:
+    """Write the files of one image, without a look at what they replace; gives the panel's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = encode(prediction.tasks, prediction, prediction.image, DEFAULT_KINDS, note=note or prediction.note)
+    for ending, contents in files.items():
+        write_whole(folder / f"{stem}{ending}", writer(contents))
+    return folder / f"{stem}_panel.png"
+
+
+def writer(contents: bytes) -> Callable[[str], Any]:
+    """What `demt.files.write_whole` calls to write these bytes."""
+    return lambda path: Path(path).write_bytes(contents)
+
+
 def deep_values(task: Task, prediction: NDArray[Any]) -> NDArray[np.uint16]:
     """Normals or metres as 16-bit numbers, (H, W, 3) or (H, W).
 
@@ -138,12 +168,3 @@ def _npz(prediction: Mapping[str, NDArray[Any]], digest: str) -> bytes:
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = f"{MARK} {digest}".strip().encode()
     return buffer.getvalue()
-
-
-def check_free(files: Iterable[Path]) -> None:
-    """Raise `FileExistsError` where one of these files is there already, and `demt predict` did not write it."""
-    for file in files:
-        if file.exists() and mark_of(file) is None:
-            raise FileExistsError(
-                f"{str(file)!r} would be replaced, but is no file of `demt predict`; choose another folder"
-            )

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from demt.inference.forward import autocast, finite_logits, in_eval_mode
 from demt.inference.predict import Tiles, at_size
+from demt.inference.prediction import as_picture
 from demt.inference.preprocess import prepare
 from demt.inference.tiles import predict_tiled
 from demt.models import MultiTaskModel
@@ -65,10 +66,7 @@ class Read:
 
 def as_read(model: MultiTaskModel, image: Tensor, settings: Settings) -> Read:
     """An image of `demt.data.images.read_image`, prepared for the network."""
-    shown = None
-    if settings.with_panel:
-        pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        shown = fitted_image(Image.fromarray(pixels))
+    shown = fitted_image(as_picture(image)) if settings.with_panel else None
     values = image if settings.tiles else prepare(model, image, settings.max_size)
     return Read(values, (image.shape[1], image.shape[2]), shown)
 
