@@ -138,7 +138,8 @@ def create_model(
     if not (pretrained or checkpoint_path is not None or found.is_saved):
         return MultiTaskModel(
             found.config.replace(**kwargs),
-            pretrained_cfg=found.pretrained_cfg,
+            # Random weights learnt from nothing.
+            pretrained_cfg=dataclasses.replace(found.pretrained_cfg, trained_on=None),
             pretrained_backbone=pretrained_backbone,
             cache_dir=cache_dir if pretrained_backbone is True else None,
         )

@@ -21,9 +21,7 @@ from demt.cli.pseudo_label import pseudo_label
 from demt.cli.publish import publish
 from demt.cli.train import evaluate, train
 
-app = typer.Typer(
-    name="demt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
-)
+app = typer.Typer(name="demt", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
 def _version(wanted: bool) -> None:

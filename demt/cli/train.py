@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demt.cli.common import console, device_of, errors, friendly_errors, parse_size
+from demt.cli.common import AsJson, console, device_of, errors, friendly_errors, parse_size, print_json
 from demt.cli.load import load_model
 
 if TYPE_CHECKING:
@@ -73,24 +73,26 @@ def evaluate(
     length: Annotated[int, typer.Option(min=1, help="Number of rooms.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that run at once; of one size.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data.")] = 0,
-    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
-    device: Annotated[
-        str | None, typer.Option(help="Where to run: cpu, cuda …; by default a GPU if there is one.")
-    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32 (or no), bf16, or fp16 on a GPU.")] = "fp32",
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda …; auto is a GPU where there is one.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on a data set under a protocol. On several GPUs: accelerate launch -m demt eval …"""
     with friendly_errors():
         from demt.config import each_channel
         from demt.data.published import READERS
         from demt.files import write_whole
+        from demt.inference.forward import check_precision
         from demt.train import evaluate as run
         from demt.train import open_dataset
         from demt.train.evaluation import make_accelerator
         from demt.train.run import make_metrics
 
         sides = None if size is None else parse_size("--size", size)
-        accelerator = make_accelerator(None if device is None else device_of(device), mixed_precision=precision)
+        mixed = "no" if precision == "fp32" else precision
+        accelerator = make_accelerator(None if device == "auto" else device_of(device), mixed_precision=mixed)
+        check_precision(accelerator.device, "fp32" if mixed == "no" else mixed)
         network = load_model(model)
         part = _data_part(data, dataset, network.tasks, encodings or {})
         if max_size is not None and part.dataset in READERS:
@@ -115,9 +117,12 @@ def evaluate(
         if not accelerator.is_main_process:
             return
         title = None if part.dataset in READERS else f"{data}, metrics of protocol {metrics.protocol.name}"
-        metrics.print_table(console, title=title)
+        record = {"model": model, "data": data, "split": split, "protocol": metrics.protocol.name, "results": found}
+        if as_json:
+            print_json(record)
+        else:
+            metrics.print_table(console, title=title)
         if out is not None:
-            record = {"model": model, "data": data, "split": split, "protocol": metrics.protocol.name, "results": found}
             write_whole(out, lambda file: Path(file).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8"))
 
 

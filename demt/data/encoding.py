@@ -242,6 +242,7 @@ ENCODINGS: Mapping[str, Encoding] = MappingProxyType(
         "metres": Encoding(invalid=(0, math.nan)),
         "millimetres": Encoding(divisor=1000, invalid=(0,), bits=16),
         "rgb_normals": Encoding(divisor=127.5, offset=-1, bits=8),
+        "rgb_normals_16": Encoding(divisor=32767.5, offset=-1, bits=16),
         "grey": Encoding(divisor=255, bits=8),
         "values": Encoding(),
     }

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import math
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+
+from demt.data.matlab import Unread, read_matlab
+from demt.data.png16 import decode_colours
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *((".avif",) if features.check("avif") else ()))
 ARRAYS = (".npy", ".npz", ".mat")
@@ -84,10 +85,21 @@ def open_picture(path: Path, contents: bytes | None = None) -> Image.Image:
         raise DataError(f"{str(path)!r} cannot be read as an image: {message}") from error
 
 
-def orientation(path: Path) -> int:
-    """The EXIF orientation of a picture, 1 to 8; 1 is upright, and what files have that say nothing."""
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a picture as its header says, without decoding it; None where it does not."""
     try:
         with Image.open(path, formats=FORMATS) as image:
+            # Pillow decodes a PNG to find its EXIF data, unless they stand in front of the pixels.
+            turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) > 4
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:
+        return None
+
+
+def orientation(path: Path, contents: bytes | None = None) -> int:
+    """The EXIF orientation of a picture, 1 to 8; 1 is upright, and what files have that say nothing."""
+    try:
+        with Image.open(path if contents is None else io.BytesIO(contents), formats=FORMATS) as image:
             return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:
         return 1
@@ -117,7 +129,6 @@ def read_array(
 
     Raises:
         DataError: naming the file.
-        ImportError: for .mat files if SciPy is missing.
     """
     ending = path.suffix.lower() if contents is None else ending_of(contents)
     if ending in PICTURES:
@@ -166,49 +177,15 @@ def _load_npz(contents: bytes, key: str | None, path: Path) -> NDArray[Any]:
 
 
 def load_mat(contents: bytes, path: Path) -> dict[str, Any]:
-    """Variables of a MATLAB file (up to version 7) of these contents.
+    """Variables of a MATLAB file (up to version 7) of these contents: `demt.data.matlab.read_matlab`.
 
     Raises:
         DataError: if it cannot be read, or unpacks to more than `MAX_BYTES`; `path` is named.
-        ImportError: if SciPy is missing.
     """
     try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise ImportError("Reading .mat files needs SciPy: pip install 'demt[data]'") from None
-    if b"MATLAB 7.3 MAT-file" in contents[:116] or contents[:4] == b"\x89HDF":
-        raise DataError(
-            f"{str(path)!r} is a MATLAB file of version 7.3 (HDF5), which SciPy does not read; "
-            "save it again in MATLAB with save(..., '-v7')"
-        )
-    try:
-        if _unpacked(contents) > MAX_BYTES:
-            raise DataError(f"{str(path)!r} unpacks to more than {MAX_BYTES} bytes, which is the most that is read")
-        values: dict[str, Any] = loadmat(io.BytesIO(contents))
-    except DataError:
-        raise
-    except Exception as error:
-        # SciPy raises about anything on broken files.
-        message = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{str(path)!r} cannot be read as a MATLAB file: {message}") from error
-    return {name: value for name, value in values.items() if not name.startswith("__")}
-
-
-def _unpacked(contents: bytes) -> int:
-    """Bytes that the compressed variables of a MATLAB file unpack to, counted until there are more than `MAX_BYTES`."""
-    compressed, total, place = 15, 0, 128
-    # zlib shrinks at most 1032 times: what is small enough need not be counted.
-    if len(contents) * 1032 <= MAX_BYTES:
-        return 0
-    order = "<" if contents[126:128] == b"IM" else ">"
-    while place + 8 <= len(contents) and total <= MAX_BYTES:
-        kind, size = struct.unpack_from(f"{order}II", contents, place)
-        rest, stream = contents[place + 8 : place + 8 + size], zlib.decompressobj()
-        while kind == compressed and rest and total <= MAX_BYTES and not stream.eof:
-            total += len(stream.decompress(rest, 2**24))
-            rest = stream.unconsumed_tail
-        place += 8 + size
-    return total
+        return read_matlab(contents, MAX_BYTES)
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} cannot be read as a MATLAB file: {error}") from error
 
 
 def _pick(values: dict[str, Any], key: str | None, path: Path) -> Any:
@@ -221,6 +198,8 @@ def _pick(values: dict[str, Any], key: str | None, path: Path) -> Any:
 
 def numeric(values: Any, path: Path) -> NDArray[Any]:
     """Numbers as an array (H, W) or (H, W, C). Raises `DataError`, naming `path`."""
+    if isinstance(values, Unread):
+        raise DataError(f"{str(path)!r}: expected real numbers, got {values}")
     array = np.asarray(values)
     if array.dtype.kind not in "buif":
         raise DataError(f"{str(path)!r}: expected real numbers, got {array.dtype}")
@@ -238,7 +217,7 @@ def _read_picture(path: Path, contents: bytes | None, bits: int | None, indices:
         hint = "; encoding 'classes' reads 0 and 1" if stored == 1 else ""
         raise DataError(f"{str(path)!r}: expected {bits} bits per channel, got {stored}; was it saved again?{hint}")
     if stored == 16 and len(image.getbands()) > 1:
-        raise DataError(f"{str(path)!r} has several channels of 16 bits, of which Pillow reads 8; save it as .npy")
+        return _read_deep_colours(path, contents)
     if lossless and is_lossy(path, image, contents):
         raise DataError(
             f"{str(path)!r} is a lossy {image.format}, whose compression invents classes; save class maps as PNG, or "
@@ -258,6 +237,20 @@ def _read_picture(path: Path, contents: bytes | None, bits: int | None, indices:
     values = np.array(image)
     # Pillow stretches grey of 2 and 4 bits over 0 to 255.
     return values // np.uint8({2: 85, 4: 17}[stored]) if image.mode == "L" and stored in (2, 4) else values
+
+
+def _read_deep_colours(path: Path, contents: bytes | None) -> NDArray[Any]:
+    """Colours of 16 bits, of a file that Pillow has opened and checked, but of which it reads 8."""
+    try:
+        values = decode_colours(read_bytes(path) if contents is None else contents)
+    except ValueError as error:
+        raise DataError(
+            f"{str(path)!r} has several channels of 16 bits, which are read of plain RGB PNG alone ({error}); save it "
+            "as .npy"
+        ) from error
+    if orientation(path, contents) != 1:
+        raise DataError(f"{str(path)!r} has several channels of 16 bits and is turned by EXIF; save it as .npy")
+    return values
 
 
 def is_lossy(path: Path, image: Image.Image, contents: bytes | None = None) -> bool:

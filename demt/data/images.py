@@ -49,6 +49,11 @@ def read_image(image: ImageLike) -> Tensor:
     raise ValueError(f"Expected `image` to be a path, PIL image, array or tensor, got {type(image).__name__}")
 
 
+def read_image_bytes(contents: bytes, path: Path) -> Tensor:
+    """`read_image` of what is in a file; errors say `path`."""
+    return _named(open_picture(path, contents), path)
+
+
 def read_pixels(
     path: Path, in_chans: int | None = 3, contents: bytes | NDArray[Any] | None = None
 ) -> NDArray[np.uint8]:

@@ -118,7 +118,7 @@ prediction = demt.predict(model, "photo.jpg")  # {{{", ".join(f'"{name}": …' f
 | backbone | {config.backbone} |
 | parameters | {parameters / 1e6:.2f} M |
 | initial weights | {card.initial_weights or _NOT_STATED} |
-| training data | {card.training_data or _NOT_STATED} |
+| training data | {card.training_data or pretrained_cfg.trained_on or _NOT_STATED} |
 | image size | {height} x {width}, {channels} channels |
 | evaluated at | {_scale(pretrained_cfg)} |
 | images | in [0, 1], minus {list(pretrained_cfg.mean)}, divided by {list(pretrained_cfg.std)} |

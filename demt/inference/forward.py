@@ -1,8 +1,10 @@
-"""Running a model whose mode may be changed by another thread, and whose weights may hold NaN."""
+"""Running a model: whose mode may be changed by another thread, whose weights may hold NaN, in which precision."""
 
 from __future__ import annotations
 
 import copy
+import functools
+import hashlib
 from typing import TypeVar
 
 import torch
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 from demt.models import MultiTaskModel
 
 Model = TypeVar("Model", bound=nn.Module)
+
+#: Names of precisions, and the types of torch that autocast uses for them.
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def in_eval_mode(model: Model) -> Model:
@@ -66,3 +71,59 @@ def finite_logits(model: MultiTaskModel, images: Tensor) -> dict[str, Tensor]:
             f"{images.dtype} is too small for its values; check the weights, or use float32"
         )
     return logits
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a model runs in a precision: ``"fp32"`` (as it is), ``"bf16"`` or ``"fp16"``.
+
+    Convolutions and products of matrices are then computed in 16 bits; norms, sums over an image, and the offsets and
+    coordinates of deformable sampling stay float32. The model's weights stay as they are.
+
+    Raises:
+        ValueError: see `check_precision`.
+
+    Example:
+        >>> with autocast(torch.device("cpu"), "fp32"):
+        ...     torch.is_autocast_enabled("cpu")
+        False
+    """
+    check_precision(device, precision)
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Whether models run in a precision here.
+
+    Raises:
+        ValueError: for another name than those of `PRECISIONS`, fp16 on a CPU, or bf16 on one without instructions for
+            it: torch would imitate them, far more slowly than it computes in float32.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"Expected `precision` to be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("Expected `precision` to be fp32 or bf16 on a CPU, got fp16, which needs a GPU")
+    if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+        raise ValueError(
+            "This processor has no instructions for bf16 (AVX512-BF16, AMX or Arm's BF16), and would be slower than in "
+            "float32: use precision fp32, or another device"
+        )
+
+
+@functools.cache
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16; yes where this torch has no `torch.cpu.get_capabilities` to ask."""
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    return ask is None or any(has is True for name, has in ask().items() if "bf16" in name)
+
+
+def model_digest(model: MultiTaskModel) -> str:
+    """What tells a model from another one: weights, outputs, and how images are prepared, as hexadecimal digits.
+
+    Not where it was loaded from: a model that was moved is the same.
+    """
+    cfg, outputs = model.pretrained_cfg, [(task.name, task.channels, task.activation) for task in model.tasks.values()]
+    digest = hashlib.sha256(repr((model.config.family, outputs, cfg.mean, cfg.std, cfg.max_size)).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -48,9 +48,16 @@ def prepare(model: MultiTaskModel, values: Tensor, max_size: int | None) -> Tens
 
 def shrink(images: Tensor, max_size: int | None) -> Tensor:
     """Images (B, C, H, W) with sides of at most `max_size`, antialiased; as they are where they fit, or for None."""
-    height, width = images.shape[-2:]
-    if max_size is None or max(height, width) <= max_size:
+    size = fitted_size(tuple(images.shape[-2:]), max_size)
+    if size == tuple(images.shape[-2:]):
         return images
-    scale = max_size / max(height, width)
-    size = (max(round(height * scale), 1), max(round(width * scale), 1))
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def fitted_size(size: tuple[int, ...], max_size: int | None) -> tuple[int, int]:
+    """Height and width of an image of this size, shrunk to sides of at most `max_size`."""
+    height, width = size
+    if max_size is None or max(height, width) <= max_size:
+        return height, width
+    scale = max_size / max(height, width)
+    return max(round(height * scale), 1), max(round(width * scale), 1)

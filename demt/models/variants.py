@@ -91,6 +91,18 @@ SCORES: dict[str, dict[str, float]] = {
     },
 }
 
+#: What the weights of a data set's tag learnt from.
+TRAINED_ON = {
+    "nyud": "NYUD-v2 (photographs of rooms)",
+    "pascal": "PASCAL-Context (photographs)",
+    "cityscapes": "Cityscapes (photographs of streets)",
+    "rooms": "synthetic rooms",
+    "photos": "synthetic rooms; boundaries and saliency on photographs too",
+}
+
+#: Longest side in evaluation, where it is not that of the training size.
+MAX_SIZES = {"photos": 384}
+
 #: Training sizes of the data sets.
 SIZES = {
     "nyud": (3, *PROTOCOLS["atrc"].nyud.size),
@@ -147,17 +159,20 @@ def make_table(hub: Mapping[str, tuple[str, str, str]]) -> dict[str, Variant]:
     for arch, config, sizes, preprocessing in _archs():
         for tag, size in sizes.items():
             name = f"{arch}.{tag}"
+            dataset = tag.partition("_")[0]
             repository, revision, sha256 = hub.get(name, (None, None, None))
             cfg = PretrainedCfg(
                 **preprocessing,
                 tag=tag,
                 input_size=size,
+                max_size=MAX_SIZES.get(dataset, 0),
+                trained_on=TRAINED_ON[dataset],
                 file=str(PACKAGED[name]) if name in PACKAGED else None,
                 hf_hub_id=repository,
                 revision=revision,
                 sha256=sha256,
             )
-            table[name] = Variant(config.replace(tasks=DATASETS[tag.partition("_")[0]]), cfg)
+            table[name] = Variant(config.replace(tasks=DATASETS[dataset]), cfg)
     return table
 
 
@@ -165,7 +180,7 @@ def _archs() -> Iterator[tuple[str, ModelConfig, dict[str, tuple[int, int, int]]
     """Names without tags, their configuration, the image size of each tag, which begins with its data set, and how
     images are prepared.
     """
-    small_sizes = {**dict.fromkeys(SIZES, (3, 192, 256)), "rooms": (3, 96, 128)}
+    small_sizes = {**dict.fromkeys(SIZES, (3, 192, 256)), "rooms": (3, 96, 128), "photos": (3, 144, 192)}
     for family, options in FAMILIES.items():
         for backbone in {**BACKBONES, **DINO}:
             tuning = TUNING.get(backbone, ()) if family in ("demtg", "degmix") else ()

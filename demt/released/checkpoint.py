@@ -17,7 +17,7 @@ from demt.files.weights import read_weights
 from demt.hub.load import check_state
 from demt.models import MultiTaskModel
 from demt.models.demt import DeMTHead
-from demt.models.variants import SIZES
+from demt.models.variants import SIZES, TRAINED_ON
 from demt.released.convert import Converted, convert
 from demt.tasks import DATASETS, RELEASED
 
@@ -88,5 +88,5 @@ def summary(unused: Mapping[str, int]) -> str:
 def _preprocessing(converted: Converted) -> PretrainedCfg:
     for tag in RELEASED:
         if DATASETS[tag] == dict(converted.config.tasks):
-            return PretrainedCfg(tag=tag, input_size=SIZES[tag])
+            return PretrainedCfg(tag=tag, input_size=SIZES[tag], trained_on=TRAINED_ON[tag])
     return PretrainedCfg()

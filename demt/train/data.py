@@ -21,6 +21,7 @@ from demt.data.files import DataError
 from demt.data.mixture import Mixture, draw_order
 from demt.data.published import READERS
 from demt.data.transforms import eval_transform, strong_variation, train_transform
+from demt.models.variants import TRAINED_ON
 from demt.protocols import PROTOCOLS
 from demt.train.reading import sources_of
 from demt.train.recipe import DataPart, Recipe
@@ -156,6 +157,20 @@ def is_published(data: DataPart) -> bool:
 def describe(data: DataPart) -> str:
     """Where the images come from, in words."""
     return ", ".join("synthetic rooms" if part.dataset == "rooms" else part.root for part, _ in sources_of(data))
+
+
+def learnt_from(data: DataPart, dataset: MultiTaskDataset) -> str:
+    """What a model learns from, in words for its config.json: without a path of this machine.
+
+    Where a source has no labels of some tasks, those that it has are named.
+    """
+    sources = dataset.sources if isinstance(dataset, Mixture) else [dataset]
+    words = []
+    for (part, _), source in zip(sources_of(data), sources):
+        what = TRAINED_ON.get(part.dataset) or f"own data ({Path(part.root).name})"
+        partly = len(source.tasks) < len(dataset.tasks)
+        words.append(f"{what} for {', '.join(source.tasks)}" if partly else what)
+    return "; ".join(words)
 
 
 class _Draws(Sampler[tuple[int, int]]):

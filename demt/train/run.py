@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -26,7 +27,7 @@ from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
 from demt.protocols import PROTOCOLS
 from demt.tasks import Task, is_class_map
-from demt.train.data import Batches, is_published, open_dataset, set_transform, to_device
+from demt.train.data import Batches, is_published, learnt_from, open_dataset, set_transform, to_device
 from demt.train.evaluation import evaluate, make_accelerator
 from demt.train.optim import make_optimizer, make_schedule
 from demt.train.parts import choose_parameters, merged_state, parameter_table
@@ -101,7 +102,9 @@ class Run:
         if list(self.plain.tasks) != list(tasks):
             raise ValueError(f"The model has the tasks {list(self.plain.tasks)}, but the data {list(tasks)}")
         self.config = self.plain.config
-        cfg = self.plain.pretrained_cfg = each_channel(self.plain.pretrained_cfg, self.config.in_chans)
+        learnt = learnt_from(data, self.train_set) if train_set is None else "own data"
+        cfg = dataclasses.replace(self.plain.pretrained_cfg, trained_on=learnt)
+        cfg = self.plain.pretrained_cfg = each_channel(cfg, self.config.in_chans)
         if train_set is None:
             set_transform(self.train_set, data, "train", cfg)
         if val_set is None:

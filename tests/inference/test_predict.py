@@ -1,5 +1,7 @@
 """Images in all forms, predictions in their meaning, and the files of the command line."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 import demt
 from demt.cli import app
 from demt.data.images import read_image
+from demt.inference.folder import predict_folder
 from demt.tasks import Task
 from demt.viz import panel, task_picture
 from tests.released_form import released_form
@@ -320,6 +323,19 @@ def test_own_files_are_replaced(photo, tmp_path):
     second = files_of(tmp_path)
     assert set(first) == set(second)
     assert first["room_semseg.png"] != second["room_semseg.png"]
+
+
+def test_the_panel_says_what_the_model_was_trained_on(photo, tmp_path):
+    photo.save(tmp_path / "room.jpg")
+    model = demt.create_model("multitask_baseline_nano.rooms", pretrained=True).eval()
+    sizes = []
+    for trained_on in ("synthetic rooms", None):
+        model.pretrained_cfg = dataclasses.replace(model.pretrained_cfg, trained_on=trained_on)
+        (saved,) = predict_folder(model, tmp_path / "room.jpg", tmp_path / str(trained_on), save=["panel"])
+        with Image.open(saved.files[0]) as picture:
+            sizes.append(picture.size)
+    assert sizes[0][0] == sizes[1][0]
+    assert sizes[0][1] > sizes[1][1]
 
 
 @pytest.mark.parametrize("options", [{}, {"tile": 16}])

@@ -27,6 +27,8 @@ def test_packaged_weights(name, tmp_path):
         assert found[metric] > 1.5 * constant[metric], (metric, found[metric], constant[metric])
     for metric in ("depth/rmse", "normals/mean"):
         assert found[metric] < 0.7 * constant[metric], (metric, found[metric], constant[metric])
+    assert model.pretrained_cfg.trained_on
+    assert demt.create_model(name).pretrained_cfg.trained_on is None
     model.save_pretrained(tmp_path)
     assert '"file"' not in (tmp_path / "config.json").read_text()
     tuned = demt.create_model(name, pretrained=True, tasks={"semseg": 5, "depth": 1})

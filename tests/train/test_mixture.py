@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import demt
 from demt.data import Mixture, SyntheticRooms, transforms
 from demt.train import load_recipe, open_dataset
 from demt.train.data import train_loader
@@ -54,6 +55,8 @@ def test_killed_and_resumed(unbroken, photos, tmp_path):
     recipe = tiny(tmp_path / "run", *CHANGES, sources(photos))
     assert finish(in_process(train_and_die, recipe, 3)) == -signal.SIGKILL
     resumed = run(tiny(tmp_path / "run", *CHANGES, sources(photos), "data.workers=1"), resume=True)
+    learnt = demt.create_model(f"local-dir:{tmp_path / 'run/last'}").pretrained_cfg.trained_on
+    assert learnt == "synthetic rooms for semseg, depth, edge; own data (photos) for edge, sal"
     equal(states(tmp_path / "run"), states(unbroken[0].folder))
     equal(resumed.model.state_dict(), unbroken[0].model.state_dict())
     assert resumed.results == unbroken[0].results
