@@ -37,7 +37,7 @@ class KeptDeformMix(torch.autograd.Function):
     ) -> Tensor:
         maps = by_channel(x)
         size = maps.shape[1:]
-        generator = _planes_first(generator_matrices(offset_weight, offset_bias, *size[1:], x.dtype))
+        generator = _planes_first(generator_matrices(offset_weight, offset_bias, size[1], size[2], x.dtype))
         columns = _columns(hidden, len(generator))
         grids = [linear(matrix, each.mT).clamp_(-FAR, FAR) for matrix, each in zip(generator, columns)]
         halves = maps.chunk(len(generator))
