@@ -216,6 +216,8 @@ def _read_picture(path: Path, contents: bytes | None, bits: int | None, indices:
     if bits is not None and stored != bits:
         hint = "; encoding 'classes' reads 0 and 1" if stored == 1 else ""
         raise DataError(f"{str(path)!r}: expected {bits} bits per channel, got {stored}; was it saved again?{hint}")
+    if getattr(image, "is_animated", False):
+        raise DataError(f"{str(path)!r} holds several pictures, of which a label is one; save that alone")
     if stored == 16 and len(image.getbands()) > 1:
         return _read_deep_colours(path, contents)
     if lossless and is_lossy(path, image, contents):

@@ -150,12 +150,24 @@ class _Run:
         single = [picture for picture in pictures if picture.path.suffix.lower() != SHARD]
         if shards:
             need_webdataset()
+        self._check_names({picture.name for picture in single})
         windows = [[single[place] for place in window] for window in share(len(single), process)]
         mine = [shards[place] for window in share(len(shards), process, 1) for place in window]
         # Whatever would be replaced is looked for before anything is written.
         done = {picture for window in windows for picture in window if self._is_done(picture)}
         done |= {shard for shard in mine if self._is_done(shard)}
         return self._all(windows, mine, done, process)
+
+    def _check_names(self, names: set[str]) -> None:
+        """Two pictures, ``a`` and ``a_b``, share a file where the tasks are ``b_c`` and ``c``."""
+        for longer, shorter in itertools.permutations(self.endings, 2):
+            if not longer.endswith(shorter):
+                continue
+            if shared := [name for name in names if name + longer.removesuffix(shorter) in names]:
+                raise FileExistsError(
+                    f"{shared[0] + longer!r} would be the result of two images: predict on them one after the other, "
+                    "into two folders"
+                )
 
     def _all(
         self, windows: list[list[Picture]], shards: list[Picture], done: set[Picture], process: tuple[int, int]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -55,6 +57,21 @@ def twin(model: Model) -> Model:
     for module in copied.modules():
         module.training = False
     return copied
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within it all modules are in eval mode; afterwards each has its own mode again.
+
+    For a model that one thread uses, as in training: unlike the copy of `in_eval_mode`, it may be compiled or sharded.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def finite_logits(model: MultiTaskModel, images: Tensor) -> dict[str, Tensor]:

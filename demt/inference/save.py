@@ -34,8 +34,9 @@ def endings(tasks: Mapping[str, Task], kinds: Collection[str]) -> list[str]:
 
     Args:
         tasks: Tasks that are saved.
-        kinds: Of `KINDS`: ``"panel"`` gives ``_panel.png``, ``"pictures"`` ``_TASK.png``, ``"arrays"`` ``.npz``,
-            ``"png16"`` ``_TASK.16bit.png`` of normals and of values in metres.
+        kinds: Of `KINDS`: ``"panel"`` gives ``_panel.png`` (beside a task of that name ``_all_panel.png``),
+            ``"pictures"`` ``_TASK.png``, ``"arrays"`` ``.npz``, ``"png16"`` ``_TASK.16bit.png`` of normals and of
+            values in metres.
 
     Raises:
         ValueError: for another kind, none, or "png16" where no task has such pictures.
@@ -47,8 +48,13 @@ def endings(tasks: Mapping[str, Task], kinds: Collection[str]) -> list[str]:
     deep = [f"_{name}.16bit.png" for name, task in tasks.items() if _is_deep(task)]
     if "png16" in kinds and not deep:
         raise ValueError(f"`save` asks for png16, pictures of normals and of metres; the tasks are {list(tasks)}")
-    found: list[str] = ["_panel.png"] * ("panel" in kinds) + [".npz"] * ("arrays" in kinds)
+    found: list[str] = [panel_ending(tasks)] * ("panel" in kinds) + [".npz"] * ("arrays" in kinds)
     return found + [f"_{name}.png" for name in tasks] * ("pictures" in kinds) + deep * ("png16" in kinds)
+
+
+def panel_ending(tasks: Iterable[str]) -> str:
+    """What the name of the panel ends with."""
+    return "_all_panel.png" if "panel" in tasks else "_panel.png"
 
 
 def encode(
@@ -73,7 +79,7 @@ def encode(
     files: dict[str, bytes] = {}
     if "panel" in kinds:
         assert image is not None
-        files["_panel.png"] = _png(panel(image, prediction, tasks, note=note), digest)
+        files[panel_ending(tasks)] = _png(panel(image, prediction, tasks, note=note), digest)
     if "arrays" in kinds:
         files[".npz"] = _npz(prediction, digest)
     for name, task in tasks.items():
@@ -123,7 +129,7 @@ def save_prediction(prediction: Prediction, folder: Path, stem: str, *, note: st
     files = encode(prediction.tasks, prediction, prediction.image, DEFAULT_KINDS, note=note or prediction.note)
     for ending, contents in files.items():
         write_whole(folder / f"{stem}{ending}", writer(contents))
-    return folder / f"{stem}_panel.png"
+    return folder / f"{stem}{panel_ending(prediction)}"
 
 
 def writer(contents: bytes) -> Callable[[str], Any]:
@@ -163,8 +169,10 @@ def _png(picture: Image.Image, digest: str) -> bytes:
 
 def _npz(prediction: Mapping[str, NDArray[Any]], digest: str) -> bytes:
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = dict(prediction)
-    np.savez_compressed(buffer, **arrays)
-    with zipfile.ZipFile(buffer, "a") as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        # As np.savez_compressed, for tasks that have the name of one of its arguments, too.
+        for name, values in prediction.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, values, allow_pickle=False)
         archive.comment = f"{MARK} {digest}".strip().encode()
     return buffer.getvalue()
