@@ -43,10 +43,18 @@ def deformable_attention(
 
     Returns:
         Maps of the shape of `x`.
+
+    Raises:
+        ValueError: if `query` and `key` do not give three channels for each point of a head.
     """
     values = per_pixel(fused, *value).contiguous()
     offered = per_pixel(fused, *key)
     asked = per_pixel(x if x.ndim == 5 else x[:, None], *query)
+    if offered.shape[2] % (3 * heads) or asked.shape[2] != offered.shape[2]:
+        raise ValueError(
+            f"Expected `query` and `key` to give heads · points · 3 channels, a multiple of {3 * heads}, "
+            f"got {asked.shape[2]} and {offered.shape[2]}"
+        )
     attended = stack_tasks(_sum_points(values, each[:, None] + offered, heads) for each in asked.unbind(1))
     return per_pixel(attended if x.ndim == 5 else attended[:, 0], *out)
 

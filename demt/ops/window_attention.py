@@ -46,7 +46,12 @@ def window_attention(
 
     Returns:
         Maps of the shape of `x`.
+
+    Raises:
+        ValueError: for a `shift` that is not from 0 to `window` - 1.
     """
+    if not 0 <= shift < window:
+        raise ValueError(f"Expected `shift` from 0 to `window` - 1, got shift={shift}, window={window}")
     sides = [_cut(size, window, shift) for size in x.shape[-2:]]
     asking = x if x.ndim == 5 else x[:, None]
     q, k, v = (

@@ -1,6 +1,6 @@
 """Processor time and memory of every attention of the interaction and query blocks, against pixels.
 
-    python -m tests.benchmarks.attention [--tasks 5] [--channels 64] [--rounds 5] [--plot attention.png]
+    python -m tests.benchmarks.attention [--tasks 5] [--channels 64] [--rounds 3] [--plot attention.png]
 
 One image on one thread. A step is forward and backward of one interaction block, or of a query block for each task.
 Times are processor seconds, the ways interleaved; memory is the most that torch's allocator held at a time beyond the
@@ -18,8 +18,8 @@ from demt.config import InteractionAttention, QueryAttention
 from demt.layers import TaskInteractionBlock, TaskQueryBlock
 from tests.ops.test_deform_mix import peak_in_maps
 
-SIZES = [(12, 16), (24, 32), (36, 48), (48, 64), (60, 80), (72, 96)]
-LIMIT = 4.0
+SIZES = [(12, 16), (24, 32), (36, 48), (48, 64), (60, 80)]
+LIMIT = 1.0
 HEADS = 4
 
 
@@ -122,7 +122,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=5)
     parser.add_argument("--channels", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plot", metavar="PNG")
     options = parser.parse_args()
     torch.set_num_threads(1)

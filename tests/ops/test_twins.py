@@ -204,6 +204,15 @@ def test_deformable_attention(asking, tasks, points, size):
     )
 
 
+def test_arguments_of_attention_that_do_not_fit():
+    (x, fused), groups = maps_for_attention(None, 2, (3, 4)), attention_layers(False, True)
+    for window, shift in ((0, 0), (4, 4), (4, -1)):
+        with pytest.raises(ValueError, match=f"`shift` from 0 to `window` - 1, got shift={shift}, window={window}"):
+            window_attention(x, fused, *groups, 2, window=window, shift=shift)
+    with pytest.raises(ValueError, match="a multiple of 6, got 8 and 8"):
+        deformable_attention(x.float(), fused.float(), *groups, 2)
+
+
 @pytest.mark.parametrize("asking", [None, 2])
 @pytest.mark.parametrize("mode", ["window", "deformable"])
 def test_derivatives_of_attention(mode, asking):
