@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
+from demt.ops.attend import attend_to_pixel
 from demt.ops.checks import without_autocast
-from demt.ops.pixel_attention import attend_to_pixel
 from demt.ops.pointwise import channels_first, channels_last, compose, is_plain, per_pixel
 from demt.ops.reference import attention_reference
 

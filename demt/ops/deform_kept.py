@@ -1,7 +1,7 @@
 """`demt.ops.deform_mix` for training steps on maps that fit: all images at once, and what was sampled is kept.
 
-The operator in `demt.ops.grid_sample` holds nothing between the passes, so it computes grid and samples twice, and
-takes one image after the other. On small maps that time and those calls cost more than the memory is worth.
+The operator in `demt.ops.grid_sample` holds nothing between the passes: it computes grid and samples twice, and takes
+one image after the other. On small maps that time and those calls cost more than the memory is worth.
 
 Shapes: x (B, C, H, W); hidden (B, 18, H, W); offset_weight (2G, 9, 3, 3); offset_bias (2G); weight (D, C); bias (D).
 """
@@ -47,7 +47,7 @@ class KeptDeformMix(torch.autograd.Function):
         return linear(weight, samples.mT).add_(bias[:, None]).view(-1, *size).transpose(0, 1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         maps, samples, columns, generator, offset_weight, weight, *grids = ctx.saved_tensors
         size = maps.shape[1:]
@@ -82,11 +82,14 @@ def _columns(hidden: Tensor, halves: int) -> Tensor:
 
     Nudged as in a backward pass, so that one grid serves both: 2e-5 pixels at 144.
     """
-    taps = neighbours(hidden.transpose(0, 1)).reshape(halves, -1, *hidden.shape[:1], *hidden.shape[2:])
-    ones = taps.new_ones(hidden.shape[2:])
-    constant = torch.stack([ones, *pixel_centres(hidden, nudge=True)])
-    constant = constant[None, :, None].expand(halves, 3, *taps.shape[2:])
-    return torch.cat([taps, constant], 1).flatten(2)
+    batch, channels, height, width = hidden.shape
+    columns = hidden.new_empty(halves, 9 * channels // halves + 3, batch, height, width)
+    taps = columns[:, :-3]
+    taps.copy_(neighbours(hidden.transpose(0, 1)).view(taps.shape))
+    columns[:, -3] = 1
+    for i, centres in enumerate(pixel_centres(hidden, nudge=True)):
+        columns[:, i - 2] = centres
+    return columns.flatten(2)
 
 
 def _planes_first(matrices: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class _NarrowConvolution(torch.autograd.Function):
         return out.transpose(0, 1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         maps, weight = ctx.saved_tensors
         grad = by_channel(grad)

@@ -143,6 +143,34 @@ def test_attention(mode, tasks, bias, pre_norm):
     )
 
 
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_pixel_attention_a_few_pixels_at_a_time(monkeypatch, pre_norm):
+    monkeypatch.setattr("demt.ops.attend.BLOCK", 300)
+    groups = attention_layers(pre_norm, False)
+    for group in groups:
+        randomised(group)
+    x = torch.randn(2, D, 4, 3, dtype=torch.float64, requires_grad=True)
+    fused = torch.randn(2, 3, D, 4, 3, dtype=torch.float64, requires_grad=True)
+    same(
+        lambda: pixel_attention(x, fused, *groups, 2),
+        lambda: attention_reference(x, fused, *groups, 2, "pixelwise"),
+        [x, fused],
+        [p for group in groups for layer in group for p in layer.parameters()],
+    )
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_per_pixel_moves_running_statistics_as_torch_does(momentum):
+    conv, norm = randomised([nn.Conv2d(D, 6, 1), nn.BatchNorm2d(6, momentum=momentum)])
+    plain = copy.deepcopy(norm)
+    for _ in range(2):
+        x = torch.randn(3, D, 5, 7, dtype=torch.float64)
+        per_pixel(x, conv, F.gelu, norm)
+        per_pixel_reference(x, conv, F.gelu, plain)
+    for got, wanted in zip(norm.buffers(), plain.buffers()):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("mode", ATTENTIONS)
 def test_attention_calls_layers_that_hooks_look_at(mode):
     groups = attention_layers(True, False)

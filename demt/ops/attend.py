@@ -6,6 +6,7 @@ projections, whose weights are (D, D).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -32,17 +33,16 @@ def attend_to_pixel(
     if is_training_step_on_cpu(*arguments):
         out: Tensor = _Attend.apply(*arguments)  # type: ignore[no-untyped-call]
         return out
-    return _attend(*arguments)[0]
+    return _attend(*arguments)[0].transpose(0, 1).flatten(1)
 
 
 def _attend(
     queries: Tensor, keys: Tensor, values: Tensor, key_weight: Tensor, value_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The result, and the softmax's (P, T, N)."""
+    """What each head finds (N, P, d), and the softmax's (P, T, N)."""
     weights = (keys @ _asked(queries, key_weight).mT).softmax(1)
     pooled = weights.mT @ values
-    attended = pooled.transpose(0, 1) @ value_weight.mT
-    return attended.transpose(0, 1).flatten(1), weights
+    return pooled.transpose(0, 1) @ value_weight.mT, weights
 
 
 def _asked(queries: Tensor, key_weight: Tensor) -> Tensor:
@@ -62,26 +62,25 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, key_weight: Tensor, value_weight: Tensor
     ) -> Tensor:
-        inputs = (queries, keys, values)
-        blocks = [_attend(q, k, v, key_weight, value_weight) for q, k, v in zip(*_blocks(inputs, key_weight))]
-        attended, weights = (torch.cat(each) for each in zip(*blocks))
+        attended, weights = torch.empty_like(queries), keys.new_empty(*keys.shape[:2], len(key_weight))
+        blocks = _blocks((queries, keys, values, attended, weights), key_weight)
+        for query, key, value, result, weight in blocks:
+            heads, softmax = _attend(query, key, value, key_weight, value_weight)
+            _heads_first(result, value_weight).copy_(heads)
+            weight.copy_(softmax)
         ctx.one_fused = keys is values
-        ctx.save_for_backward(*inputs, key_weight, value_weight, weights)
+        ctx.save_for_backward(queries, keys, values, key_weight, value_weight, weights)
         return attended
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, key_weight, value_weight, weights = ctx.saved_tensors
-        grad_queries, grad_keys = (
-            torch.empty_like(queries),
-            torch.empty_like(keys, memory_format=torch.contiguous_format),
-        )
-        grad_values = None if ctx.one_fused else torch.empty_like(grad_keys)
+        grad_queries, grad_keys = queries.new_empty(queries.shape), keys.new_empty(keys.shape)
+        grad_values = grad_keys if ctx.one_fused else values.new_empty(values.shape)
         grad_key_weight, grad_value_weight = torch.zeros_like(key_weight), torch.zeros_like(value_weight)
-        blocks = zip(*_blocks((queries, keys, values, weights, grad, grad_queries, grad_keys), key_weight))
-        start = 0
-        for query, key, value, weight, grad_out, grad_query, grad_key in blocks:
+        blocks = _blocks((queries, keys, values, weights, grad, grad_queries, grad_keys, grad_values), key_weight)
+        for query, key, value, weight, grad_out, grad_query, grad_key, grad_value in blocks:
             asked, pooled = _asked(query, key_weight), weight.mT @ value
             grad_heads = _heads_first(grad_out, value_weight)
             grad_value_weight += grad_heads.mT @ pooled.transpose(0, 1)
@@ -89,19 +88,18 @@ class _Attend(torch.autograd.Function):
             grad_scores = weight * (value @ grad_pooled.mT)
             grad_scores -= weight * grad_scores.sum(1, keepdim=True)
             grad_asked = (grad_scores.mT @ key).transpose(0, 1)
-            grad_query.copy_((grad_asked @ key_weight.mT).transpose(0, 1).flatten(1))
+            _heads_first(grad_query, key_weight).copy_(grad_asked @ key_weight.mT)
             grad_key_weight += _heads_first(query, key_weight).mT @ grad_asked
             torch.bmm(grad_scores, asked, out=grad_key)
-            if grad_values is None:
-                grad_key.baddbmm_(weight, grad_pooled)
+            if ctx.one_fused:
+                grad_value.baddbmm_(weight, grad_pooled)
             else:
-                torch.bmm(weight, grad_pooled, out=grad_values[start : start + len(query)])
-            start += len(query)
-        return grad_queries, grad_keys, grad_values, grad_key_weight, grad_value_weight
+                torch.bmm(weight, grad_pooled, out=grad_value)
+        return grad_queries, grad_keys, None if ctx.one_fused else grad_values, grad_key_weight, grad_value_weight
 
 
-def _blocks(tensors: tuple[Tensor, ...], weight: Tensor) -> list[tuple[Tensor, ...]]:
+def _blocks(tensors: tuple[Tensor, ...], weight: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors a block of pixels at a time; the second one is of the keys."""
     heads, channels = len(weight), weight.shape[2]
-    tokens = tensors[1].shape[1]
-    length = max(BLOCK // ((tokens + 2 * heads) * channels), 1)
-    return [each.split(length) for each in tensors]
+    length = max(BLOCK // ((tensors[1].shape[1] + 2 * heads) * channels), 1)
+    return zip(*(each.split(length) for each in tensors))
