@@ -43,18 +43,19 @@ def main() -> None:
     torch.set_num_threads(1)
     model = demt.create_model("demt_nano.rooms", pretrained=True).eval()
     seen: list[float] = []
+
+    def note(_: object) -> None:
+        seen.append(resident())
+        if len(seen) in (50, 100, 200, 500, arguments.frames):
+            print(f"after {len(seen)}: {seen[-1]:.0f} MiB", flush=True)
+
     with tempfile.TemporaryDirectory() as folder:
         write_noise(Path(folder) / "in.mp4", arguments.frames)
         start = time.process_time()
         out = Path(folder) / "out.mp4"
-        summary = predict_video(
-            model, Path(folder) / "in.mp4", out, smoothing=0.2, on_frame=lambda _: seen.append(resident())
-        )
+        summary = predict_video(model, Path(folder) / "in.mp4", out, smoothing=0.2, on_frame=note)
         spent = time.process_time() - start
     print(f"{summary.frames} frames, {summary.frames / spent:.1f} a second of CPU")
-    for count in sorted({50, 100, 200, 500, arguments.frames}):
-        if count <= len(seen):
-            print(f"after {count}: {seen[count - 1]:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ class Look:
         size = self._size(prediction.image)
         cells = {"Image": prediction.image.resize(size, Image.Resampling.LANCZOS)}
         cells |= {title(self.tasks[name]): picture for name, picture in self.pictures(prediction).items()}
-        columns = math.ceil(math.sqrt(len(cells)))
-        canvas = Image.new("RGB", (columns * size[0], math.ceil(len(cells) / columns) * size[1]))
+        rows = math.isqrt(len(cells))
+        columns = math.ceil(len(cells) / rows)
+        canvas = Image.new("RGB", (columns * size[0], rows * size[1]))
         draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(size[1] // 18, 10))
         for index, (text, picture) in enumerate(cells.items()):
             corner = (index % columns * size[0], index // columns * size[1])
