@@ -85,7 +85,11 @@ class HubDataset(MultiTaskDataset):
                 )
         if not len(dataset):
             raise DataError(f"{self.name} has no rows")
-        ids = [str(id) for id in dataset[given["id"]]] if "id" in given else [str(row) for row in range(len(dataset))]
+        ids = (
+            [str(id) for id in dataset.with_format(None)[given["id"]]]
+            if "id" in given
+            else [str(row) for row in range(len(dataset))]
+        )
         if len(set(ids)) < len(ids):
             (twice, _), *_ = Counter(ids).most_common(1)
             raise DataError(f"{self.name}: column {given['id']!r} has {twice!r} twice, but ids name one sample each")

@@ -65,9 +65,9 @@ class Explanation:
     Attributes:
         image: The image (C, H, W) in [0, 1].
         tasks: The model's tasks, which are asked; the order of all tables.
-        attention: How tasks ask each other: ``"pixelwise"``, ``"linear"`` or ``"global"``, see
-            `demt.layers.TaskQueryBlock`.
-        interaction: How tasks were fused before: ``"pointwise"`` or ``"global"``, see
+        attention: How tasks ask each other: ``"pixelwise"``, ``"linear"``, ``"global"``, ``"window"`` or
+            ``"deformable"``, see `demt.layers.TaskQueryBlock`.
+        interaction: How tasks were fused before: ``"pointwise"``, ``"global"``, ``"window"`` or ``"deformable"``, see
             `demt.layers.TaskInteractionBlock`.
     """
 
@@ -82,7 +82,8 @@ class Explanation:
         self.image, self.tasks = image, list(tasks)
         self._operators, self._queries, self._interactions = operators, queries, interactions
         first = queries[self.tasks[0]]
-        self.attention, self.interaction = first.block.attention, "global" if interactions else "pointwise"
+        self.attention: str = first.block.attention
+        self.interaction: str = interactions[self.tasks[0]].block.attention if interactions else "pointwise"
         self.grid: tuple[int, int] = (first.x.shape[-2], first.x.shape[-1])
 
     @property
@@ -237,7 +238,7 @@ def explain(model: MultiTaskModel, image: ImageLike, *, max_size: int | None = N
             if isinstance(module, SpatialDeformable):
                 module.register_forward_pre_hook(_keep_operator(operators.setdefault(task, [])))
         head.queries[task].register_forward_pre_hook(_keep_query(queries, task))
-    if head.interaction.attention == "global":
+    if head.interaction.attention != "pointwise":
         head.interaction.register_forward_pre_hook(_keep_interaction(interactions, list(watched.tasks)))
     with torch.inference_mode():
         finite_logits(watched, prepare(watched, values, max_size or watched.pretrained_cfg.max_size))

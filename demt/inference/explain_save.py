@@ -24,6 +24,8 @@ from demt.inference.explain_pictures import (
 MEANING = {
     "pixelwise": "softmax weights of the tasks' tokens at the same cell, mean over heads",
     "global": "softmax weights of all tasks' tokens of the image, summed over each task's, mean over heads",
+    "window": "softmax weights of all tasks' tokens in the cell's window, summed over each task's, mean over heads",
+    "deformable": "softmax weights of all tasks' points, summed over each task's, mean over heads",
     "linear": "no softmax: length of what each task's tokens add to the query's result before the output projection, "
     "over the sum of these lengths",
 }
