@@ -46,6 +46,7 @@ nb_execution_mode = "off"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+nb_output_stderr = "remove"
 
 autodoc_default_options = {"members": True, "no-value": True, "show-inheritance": True}
 autodoc_inherit_docstrings = False
