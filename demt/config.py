@@ -29,13 +29,15 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _OPTIONAL = ("neck", "offset_groups", "head_width")
 # No published model has a number above 1536 in it; a file from elsewhere may, to exhaust time or memory.
 _LARGEST = 8192
+# Constructors of some backbones (TinyViT, EfficientViT, MaxViT) loop over all pairs of pixels of a window.
+_LARGEST_SIZES = {"window": 32, "img_size": 4096}
 _INTEGERS = {
     "in_chans": (1, _LARGEST),
     "width": (1, _LARGEST),
     "depth": (0, 64),
     "heads": (1, 1024),
     "window": (1, 256),
-    "points": (1, 64),
+    "points": (1, 32),
     "offset_groups": (1, _LARGEST),
     "head_width": (1, _LARGEST),
 }
@@ -125,6 +127,9 @@ class ModelConfig:
         check_flag("`gating`", self.gating)
         check_text("`backbone`", self.backbone)
         check_plain("`backbone_kwargs`", self.backbone_kwargs, _LARGEST)
+        for part, largest in _LARGEST_SIZES.items():
+            sizes = {name: value for name, value in self.backbone_kwargs.items() if part in name}
+            check_plain("`backbone_kwargs`", sizes, largest)
         object.__setattr__(self, "backbone_kwargs", dict(self.backbone_kwargs))
         if taken := sorted(_NOT_FOR_BACKBONES.intersection(self.backbone_kwargs)):
             raise ValueError(f"Expected `backbone_kwargs` without {taken}: these are not for the backbone to set")

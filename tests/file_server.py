@@ -17,6 +17,7 @@ class FileServer(ThreadingHTTPServer):
         ranges: The Range header of each request so far.
         cuts: Bytes after which the next responses break off.
         status: Answer everything with this, if set.
+        lengths: Whether responses say how long they are.
         headers: Headers of every response beside those of files.
         tags: Whether files have an ETag.
         stalled: If set, a response that breaks off does so by sending nothing more until this event.
@@ -29,7 +30,7 @@ class FileServer(ThreadingHTTPServer):
         self.files, self.ranges, self.cuts = files, [], []
         self.status: int | None = None
         self.headers: dict[str, str] = {}
-        self.tags = True
+        self.tags = self.lengths = True
         self.stalled: threading.Event | None = None
 
     def url(self, path: str) -> str:
@@ -61,7 +62,8 @@ class _Handler(BaseHTTPRequestHandler):
             status = 206 if start < len(content) else 416
         body = content[start:] if status < 400 else b""
         self.send_response(status)
-        headers = {"Content-Length": str(len(body)), **({"ETag": tag} if self.server.tags else {})}
+        headers = {"Content-Length": str(len(body))} if self.server.lengths else {}
+        headers |= {"ETag": tag} if self.server.tags else {}
         if status == 206:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         for name, value in {**headers, **self.server.headers}.items():

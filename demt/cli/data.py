@@ -171,7 +171,8 @@ def fetch(
         from demt.released.fetch_data import fetch_data
 
         archive = replaced(find_archive(dataset, link, links), url=url, size=size, sha256=sha256)
-        errors.print(f"{archive.file} ({archive.used_by}): {file or archive.url}", soft_wrap=True, highlight=False)
+        about = f"{archive.file} ({archive.used_by}): {file or archive.url}"
+        errors.print(about, soft_wrap=True, highlight=False, markup=False)
         try:
             with progress_bar() as progress:
                 folder = fetch_data(

@@ -25,7 +25,7 @@ from demt.cli.predict_videos import is_video, predict_videos, targets
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from demt.inference.folder import Saved
+    from demt.inference.pictures import Saved
 
 
 def predict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -86,7 +87,7 @@ class HubDataset(MultiTaskDataset):
             raise DataError(f"{self.name} has no rows")
         ids = [str(id) for id in dataset[given["id"]]] if "id" in given else [str(row) for row in range(len(dataset))]
         if len(set(ids)) < len(ids):
-            twice = next(id for row, id in enumerate(ids) if id in set(ids[:row]))
+            (twice, _), *_ = Counter(ids).most_common(1)
             raise DataError(f"{self.name}: column {given['id']!r} has {twice!r} twice, but ids name one sample each")
         # As Arrow hands them out, cells are what was stored: nothing decodes pictures before it is known what they are.
         self._rows = dataset.select_columns(sorted(set(self.columns.values()))).with_format("arrow")

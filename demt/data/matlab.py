@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Order: TypeAlias = Literal["<", ">"]
 
 #: Values in cells and structures, characters of a text and levels of nesting that are read; real files have far fewer.
 MAX_VALUES, MAX_TEXT, MAX_DEPTH = 2**17, 2**22, 32
@@ -49,7 +51,7 @@ def read_matlab(contents: bytes, max_bytes: int) -> dict[str, Any]:
         return _read_4(memoryview(contents))
     if contents[126:128] not in (b"IM", b"MI"):
         raise ValueError("it is no MATLAB file of version 4 to 7")
-    order = "<" if contents[126:128] == b"IM" else ">"
+    order: Order = "<" if contents[126:128] == b"IM" else ">"
     elements, file = _Elements(memoryview(contents)[128:], order), _File(order)
     variables = {}
     while elements:
@@ -81,7 +83,7 @@ def _unpack(data: memoryview, max_bytes: int) -> memoryview:
 class _Elements:
     """The elements of a piece of a file, one after the other: numbers of one type each, or what holds further ones."""
 
-    def __init__(self, data: memoryview, order: str) -> None:
+    def __init__(self, data: memoryview, order: Order) -> None:
         self.data, self.order, self.place = data, order, 0
 
     def __bool__(self) -> bool:
@@ -123,7 +125,7 @@ class _Elements:
 class _File:
     """Reads matrices, which is what MATLAB calls every value, and counts them."""
 
-    def __init__(self, order: str) -> None:
+    def __init__(self, order: Order) -> None:
         self.order, self.count = order, 0
 
     def matrix(self, data: memoryview, depth: int = 0) -> tuple[str, Any]:
@@ -201,7 +203,7 @@ def _rows(text: str, shape: tuple[int, ...]) -> Any:
 
 def _read_4(contents: memoryview) -> dict[str, Any]:
     variables: dict[str, Any] = {}
-    order = "<" if len(contents) >= 4 and struct.unpack_from("<I", contents)[0] < 5000 else ">"
+    order: Order = "<" if len(contents) >= 4 and struct.unpack_from("<I", contents)[0] < 5000 else ">"
     place = 0
     while place < len(contents):
         if place + 20 > len(contents):

@@ -92,7 +92,7 @@ def predict(
     """
     tiles = check_options(model, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
     views = None if tta is None else as_views(tta)
-    if tile is not None and (views is not None or confidence):
+    if tiles is not None and (views is not None or confidence):
         raise ValueError("Tiles are blended, and have neither averages nor confidence: leave out `tile`, or the others")
     max_size = max_size or model.pretrained_cfg.max_size
     model = in_eval_mode(model)

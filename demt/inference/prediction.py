@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from demt.inference.point_cloud import Intrinsics, PointCloud, back_project
 from demt.models import MultiTaskModel
 from demt.tasks import Task
 from demt.viz import panel, task_picture
@@ -99,6 +100,43 @@ class Prediction(dict[str, NDArray[Any]]):
         check_free(Path(folder), [stem], self.tasks)
         return save_prediction(self, Path(folder), stem, note=note)
 
+    def to_point_cloud(
+        self,
+        *,
+        intrinsics: Intrinsics | None = None,
+        fov: float | None = None,
+        colour: str = "image",
+        depth: str = "depth",
+    ) -> PointCloud:
+        """Depth as coloured points in the camera's axes (x to the right, y down, z forward), to save as PLY or GLB.
+
+        Args:
+            intrinsics: Of the camera: matrix (3, 3) or ``(fx, fy, cx, cy)``, in pixels of the image, the centre of the
+                first at (0, 0). Depth is right only for cameras like those of the training data.
+            fov: Instead of those: horizontal field of view in degrees.
+            colour: ``"image"``, or a task whose picture gives the colours, such as ``"semseg"``.
+            depth: The task that gives the depth along the optical axis, in metres or another unit of length. Pixels
+                where it is not finite or not above 0 are left out.
+
+        Raises:
+            ValueError: for both or neither of the first two, what is no camera, a task that is not predicted, one that
+                is no depth, or one that is a disparity.
+        """
+        if depth not in self:
+            raise ValueError(f"Expected `depth` to be one of {list(self)}, got {depth!r}")
+        task = self.tasks[depth]
+        if self[depth].ndim != 2 or task.activation != "identity":
+            raise ValueError(f"Expected `depth` to name a task of depth, got {depth!r}, which is none")
+        if task.unit == "px":
+            raise ValueError(
+                f"{depth!r} is a disparity in pixels: give demt.inference.point_cloud.back_project the depth, "
+                "focal length * baseline / disparity"
+            )
+        if colour != "image" and colour not in self:
+            raise ValueError(f"Expected `colour` to be 'image' or one of {list(self)}, got {colour!r}")
+        picture = self.image if colour == "image" else self.picture(colour)
+        return back_project(self[depth], np.array(picture.convert("RGB")), intrinsics=intrinsics, fov=fov)
+
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
         self.panel().save(file, format="PNG")
@@ -110,7 +148,7 @@ class Prediction(dict[str, NDArray[Any]]):
 
     def __getstate__(self) -> dict[str, Any]:
         # Losses and metrics of own tasks may be functions that cannot be pickled, and nothing here calls them.
-        plain = {"loss": "l1", "loss_args": None, "metric": "rmse"}
+        plain: dict[str, Any] = {"loss": "l1", "loss_args": None, "metric": "rmse"}
         tasks = {name: dataclasses.replace(task, **plain) for name, task in self.tasks.items()}
         return {**self.__dict__, "tasks": tasks}
 

@@ -1,7 +1,7 @@
 """`demt.ops.deform_mix` for training steps on maps that fit: all images at once, and what was sampled is kept.
 
-The operator in `demt.ops.grid_sample` holds nothing between the passes, so it computes grid and samples twice, and takes
-one image after the other. On small maps that time and those calls cost more than the memory is worth.
+The operator in `demt.ops.grid_sample` holds nothing between the passes, so it computes grid and samples twice, and
+takes one image after the other. On small maps that time and those calls cost more than the memory is worth.
 
 Shapes: x (B, C, H, W); hidden (B, 18, H, W); offset_weight (2G, 9, 3, 3); offset_bias (2G); weight (D, C); bias (D).
 """
@@ -37,7 +37,7 @@ class KeptDeformMix(torch.autograd.Function):
     ) -> Tensor:
         maps = by_channel(x)
         size = maps.shape[1:]
-        generator = _planes_first(generator_matrices(offset_weight, offset_bias, *size[1:], x.dtype))
+        generator = _planes_first(generator_matrices(offset_weight, offset_bias, size[1], size[2], x.dtype))
         columns = _columns(hidden, len(generator))
         grids = [linear(matrix, each.mT).clamp_(-FAR, FAR) for matrix, each in zip(generator, columns)]
         halves = maps.chunk(len(generator))

@@ -63,7 +63,7 @@ class _Attend(torch.autograd.Function):
         ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, key_weight: Tensor, value_weight: Tensor
     ) -> Tensor:
         inputs = (queries, keys, values)
-        blocks = [_attend(*each, key_weight, value_weight) for each in zip(*_blocks(inputs, key_weight))]
+        blocks = [_attend(q, k, v, key_weight, value_weight) for q, k, v in zip(*_blocks(inputs, key_weight))]
         attended, weights = (torch.cat(each) for each in zip(*blocks))
         ctx.one_fused = keys is values
         ctx.save_for_backward(*inputs, key_weight, value_weight, weights)

@@ -53,27 +53,27 @@ def window_attention(
         _to_windows(per_pixel(maps, *layers), sides, heads)
         for maps, layers in ((asking, query), (fused, key), (fused, value))
     )
-    mask = None if all(side.is_whole for side in sides) else _real_tokens(sides, *fused.shape[:2], x.device)
+    mask = None if all(side.is_whole for side in sides) else _real_tokens(sides, len(fused), fused.shape[1], x.device)
     attended = _from_windows(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), sides, asking.shape[1])
     return per_pixel(attended if x.ndim == 5 else attended[:, 0], *out)
 
 
 class _Side(NamedTuple):
-    """How rows (or columns) are cut: `count` windows of `length`, the first of which begins `before` the map."""
+    """How rows (or columns) are cut: `windows` windows of `length`, the first of which begins `before` the map."""
 
     size: int
     length: int
-    count: int
+    windows: int
     before: int
 
     @property
     def after(self) -> int:
-        return self.count * self.length - self.size - self.before
+        return self.windows * self.length - self.size - self.before
 
     @property
     def is_whole(self) -> bool:
         """Whether it is sure that there is no padding. Sizes left open in a graph must not be asked."""
-        return not is_symbolic(self.size) and self.size == self.count * self.length
+        return not is_symbolic(self.size) and self.size == self.windows * self.length
 
 
 def _cut(size: int, window: int, shift: int) -> _Side:
@@ -90,23 +90,23 @@ def _to_windows(maps: Tensor, sides: Sequence[_Side], heads: int) -> Tensor:
     """Maps (B, T, D, H, W) to tokens (B·windows, heads, tokens of a window, D / heads)."""
     rows, columns = sides
     tokens = F.pad(channels_last(maps), (0, 0, 0, 0, columns.before, columns.after, rows.before, rows.after))
-    tokens = tokens.unflatten(2, (columns.count, columns.length)).unflatten(1, (rows.count, rows.length))
+    tokens = tokens.unflatten(2, (columns.windows, columns.length)).unflatten(1, (rows.windows, rows.length))
     return rearrange(tokens, "b i h j w t (n d) -> (b i j) n (h w t) d", n=heads)
 
 
 def _from_windows(tokens: Tensor, sides: Sequence[_Side], tasks: int) -> Tensor:
     """Inverse of `_to_windows`, without the padding."""
     rows, columns = sides
-    tokens = tokens.unflatten(2, (rows.length, columns.length, tasks)).unflatten(0, (-1, rows.count, columns.count))
+    tokens = tokens.unflatten(2, (rows.length, columns.length, tasks)).unflatten(0, (-1, rows.windows, columns.windows))
     maps = channels_first(rearrange(tokens, "b i j n h w t d -> b (i h) (j w) t (n d)"))
     return maps.narrow(-2, rows.before, rows.size).narrow(-1, columns.before, columns.size)
 
 
 def _real_tokens(sides: Sequence[_Side], batch: int, tasks: int, device: torch.device) -> Tensor:
     """Which tokens of the windows are pixels of the map: (B·windows, 1, 1, tokens of a window)."""
-    positions = (torch.arange(side.count * side.length, device=device) - side.before for side in sides)
+    positions = (torch.arange(side.windows * side.length, device=device) - side.before for side in sides)
     rows, columns = (
-        ((each >= 0) & (each < side.size)).unflatten(0, (side.count, side.length))
+        ((each >= 0) & (each < side.size)).unflatten(0, (side.windows, side.length))
         for each, side in zip(positions, sides)
     )
     real = rows[:, None, :, None] & columns[None, :, None, :]  # (rows, columns, length, length)

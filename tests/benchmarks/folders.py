@@ -1,4 +1,4 @@
-"""`demt predict` on pictures of mixed sizes, some broken, against a loop over `demt.predict` that writes as much.
+"""`demt predict` on pictures of mixed sizes, some broken, against a loop over `demt.predict` that writes the same.
 
 python -m tests.benchmarks.folders [--count 2000] [--broken 20] [--few 200] [--model demt_nano.rooms] [--save arrays]
 

@@ -1,6 +1,10 @@
 """Data sets by column: the same labels as folders of the same files give, and one line for whatever is wrong."""
 
 import io
+import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from demt.tasks import Task
 from demt.train import open_dataset, recipe_from
 from tests.data.test_folder import ENCODINGS, TASKS, check, own_data
 from tests.data.writers import SIZE, ignored
+from tests.hub_server import HubServer
 
 datasets = pytest.importorskip("datasets")
 COLUMNS = {"image": "rgb", "semseg": "segmentation", "normals": "normal"}
@@ -133,6 +138,44 @@ def test_recipes(tmp_path):
     np.testing.assert_array_equal(val[0]["depth"].numpy(), expected["d"]["depth"])
     with pytest.raises(ValueError, match=r"`data\.val_split` to name"):
         open_dataset(recipe_from({"data": data}, ["data.val_split=null"]).data, "val")
+
+
+HUB = """
+import json, sys
+from demt.data import DataError, HubDataset
+how = {"columns": {"image": "rgb", "semseg": "segmentation", "id": "name"}, "encodings": "depth=millimetres"}
+dataset = HubDataset("org/rooms", "semseg=4,depth", split=sys.argv[1], revision="main", **how)
+found = {sample["id"]: int(sample["depth"].sum()) for sample in dataset}
+try:
+    HubDataset("org/rooms", "semseg=4", split="no_split")
+except DataError as error:
+    found["error"] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_a_data_set_on_a_hub(tmp_path):
+    """Over HTTP, in a process of its own: the Hub's address is read when its client is imported."""
+    stored, expected = of_folder(tmp_path / "folder", ("a", "b", "c"))
+    files = {"train": stored.select([0, 1]), "validation": stored.select([2])}
+    for name, part in files.items():
+        part.to_parquet(tmp_path / f"{name}.parquet")
+    with HubServer() as server:
+        server.add(
+            "org/rooms", {f"data/{n}-00000-of-00001.parquet": (tmp_path / f"{n}.parquet").read_bytes() for n in files}
+        )
+        places = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        run = subprocess.run(
+            [sys.executable, "-c", HUB, "validation"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **places, "HF_HUB_DISABLE_XET": "1"},
+            check=False,
+        )
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found.pop("error").startswith("'org/rooms' (no_split) cannot be opened")
+    assert found == {"c": int(expected["c"]["depth"].sum())}
 
 
 def one_line(run, *words, error=DataError):

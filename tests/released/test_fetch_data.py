@@ -125,8 +125,10 @@ def test_another_size_or_checksum_is_one_line_and_leaves_nothing(fetch, server, 
     assert left(tmp_path) == []
     is_one_line(fetch("--sha256", "0" * 64), "SHA-256", "its table says 000")
     assert left(tmp_path) == []
-    # A server that does not say how much there is.
-    server.headers = {"Content-Length": "", "Transfer-Encoding": "identity"}
+    server.lengths = False
+    is_one_line(fetch("--size", 1000), "has more than 1,000 bytes", "nothing of it was kept")
+    is_one_line(fetch("--size", len(content) + 1), sizes[0], "nothing of it was kept")
+    assert left(tmp_path) == []
     mine = tmp_path / "mine.tar.gz"
     mine.write_bytes(content)
     is_one_line(fetch("--size", 12345, "--file", mine), *sizes)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from demt.data.images import read_image
 from demt.inference.blend import argmax_at_size, blendable, finish
@@ -222,7 +223,7 @@ def _write(
     cell_width: int,
     on_frame: Callable[[VideoFrame], Any] | None,
 ) -> VideoSummary:
-    names = [None] if layout == "beside" else list(model.tasks)
+    names: list[str | None] = [None] if layout == "beside" else list(model.tasks)
     paths = {name: out if name is None else out.with_stem(f"{out.stem}_{name}") for name in names}
     for path in paths.values():
         check_target(path)
@@ -236,7 +237,9 @@ def _write(
                         name: stack.enter_context(video_file(path, frame.tick, frame.rate))
                         for name, path in paths.items()
                     }
-                shown = {None: look.beside(prediction)} if layout == "beside" else look.pictures(prediction)
+                shown: dict[Any, Image.Image] = (
+                    {None: look.beside(prediction)} if layout == "beside" else look.pictures(prediction)
+                )
                 for name, video in videos.items():
                     video.write(shown[name], frame.time)
                 count += 1
