@@ -28,7 +28,9 @@ def explain(
     max_size: Annotated[
         int | None, typer.Option(min=1, help="Longest side the network runs at; by default as in training.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Where to run: cpu (the default), cuda, mps …")] = None,
+    device: Annotated[
+        str, typer.Option(help="Where to run: cpu, cuda, mps …; auto is a GPU where there is one.")
+    ] = "auto",
 ) -> None:
     """Look inside a model: where its deformable operators sample for a pixel, and which tasks a task attends to.
 

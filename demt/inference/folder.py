@@ -184,6 +184,8 @@ class _Run:
                         yield from self._shard(shard, staging)
 
     def _shard(self, shard: Picture, staging: Path) -> list[Saved]:
+        if not shard.path.is_file():
+            return [Saved(shard, (), FileNotFoundError(f"No shard at {str(shard.path)!r}"))]
         (target,) = self._files(shard)
         target.parent.mkdir(parents=True, exist_ok=True)
         saved: list[Saved] = []
@@ -228,16 +230,20 @@ class _Run:
             if not done.issuperset(batch)
         )
 
+        # Of the file that was read, which may be gone when its predictions are written.
+        digests: dict[Picture, str] = {}
+
         def finish(picture: Picture, read: Read, prediction: Mapping[str, NDArray[Any]]) -> None:
-            contents = encode(
-                self.tasks, prediction, read.shown, self.kinds, digest=self._digest(picture), note=self.note
-            )
+            digest = digests.pop(picture)
+            contents = encode(self.tasks, prediction, read.shown, self.kinds, digest=digest, note=self.note)
             for target, ending in zip(self._files(picture), self.endings):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(target, writer(contents[ending]), within=staging)
 
         def read(picture: Picture) -> Read:
-            return as_read(self.model, read_image(picture.path), self.settings)
+            image = read_image(picture.path)
+            digests[picture] = self._digest(picture)
+            return as_read(self.model, image, self.settings)
 
         found = predict_stream(
             self.model, batches, read, finish, self.settings, wanted=lambda picture: picture not in done

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import IO
 
 from demt.data.files import MAX_BYTES, PICTURES
 from demt.inference import pictures
@@ -53,6 +54,7 @@ def read_shard(path: Path) -> Iterator[Sample]:
     iterators = need_webdataset().tariterators
     try:
         with path.open("rb") as stream:
+            _check_end(stream, path)
             # An open file, never a name: WebDataset would run what follows "pipe:" in one.
             files = iterators.tar_file_expander([{"url": str(path), "stream": stream}])
             for sample in iterators.group_by_keys(files):
@@ -68,6 +70,17 @@ def read_shard(path: Path) -> Iterator[Sample]:
         raise ShardError(
             f"{str(path)!r} cannot be read as a shard: {error.args[0] if error.args else error}"
         ) from error
+
+
+def _check_end(stream: IO[bytes], path: Path) -> None:
+    """A whole archive ends in zeros; readers take one that was cut off between two files for a whole one."""
+    start = stream.read(6)
+    compressed = start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(max(size - 1024, 0))
+    if not compressed and (size < 1024 or any(stream.read(1024))):
+        raise ShardError(f"{str(path)!r} cannot be read as a shard: it is cut off, or no archive")
+    stream.seek(0)
 
 
 def windows_of(samples: Iterator[Sample]) -> Iterator[list[Sample]]:

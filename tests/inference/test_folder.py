@@ -175,6 +175,7 @@ def test_killed_and_repeated_gives_the_same_bytes(model, pictures, tmp_path, cou
 
 def test_what_is_there_is_kept_and_what_changed_is_done_again(model, pictures, tmp_path, monkeypatch):
     (pictures / "b/3.png").write_bytes(b"broken")
+    monkeypatch.setattr("demt.inference.forward.cpu_has_bf16", lambda: True)
     runs = []
     usual = stream.finite_logits
     monkeypatch.setattr(stream, "finite_logits", lambda *args: runs.append(len(args[1])) or usual(*args))
@@ -272,7 +273,8 @@ def test_a_file_in_place_of_the_folder(model, pictures, tmp_path):
         predict_folder(model, pictures, tmp_path / "out")
 
 
-def test_low_precision_is_close(model, pictures, tmp_path):
+def test_low_precision_is_close(model, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("demt.inference.forward.cpu_has_bf16", lambda: True)
     for precision in ("fp32", "bf16"):
         list(predict_folder(model, pictures / "a", tmp_path / precision, save=["arrays"], precision=precision))
     exact, close = (np.load(tmp_path / precision / "0.npz")["depth"] for precision in ("fp32", "bf16"))
