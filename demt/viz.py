@@ -101,7 +101,7 @@ def panel(
         cells.append((name_of_cell, _beside(shown), legend(task, values)))
     cell_width *= 2 if labels else 1
     size = (cell_width, size[1])
-    columns = min(len(cells), 2 if labels or len(cells) == 4 else 3)
+    columns = 2 if labels else _columns(len(cells))
     gap, heading, rows = 16, 30, math.ceil(len(cells) / columns)
     legend_height = 44
     top = gap + (34 if note else 0)
@@ -118,6 +118,11 @@ def panel(
         canvas.paste(picture, (x, y + heading))
         _draw_legend(draw, entries, x, y + heading + size[1] + 5, cell_width)
     return canvas
+
+
+def _columns(count: int) -> int:
+    """Columns of a panel: three or four, whichever leaves fewer cells of the last row empty."""
+    return {1: 1, 2: 2, 4: 2}.get(count) or min((4, 3), key=lambda columns: -count % columns)
 
 
 def filled(task: Task, label: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
