@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,10 @@ def test_200_pictures_through_a_local_cluster(tmp_path, monkeypatch):
     example = Path(__file__).parents[1] / "examples/ray_predict.py"
     spec = importlib.util.spec_from_file_location("ray_predict", example)
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "ray_predict", module)
     spec.loader.exec_module(module)
     # Workers import what is pickled by reference: the example is no package that they could import.
     ray.cloudpickle.register_pickle_by_value(module)
-    monkeypatch.setitem(__import__("sys").modules, "ray_predict", module)
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20)
     try:
         module.main(str(tmp_path / "in.parquet"), str(tmp_path / "out"), model="multitask_baseline_nano.rooms")
