@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -62,10 +64,11 @@ def attended(block: Block, x: Tensor, fused: Tensor, cell: tuple[int, int]) -> T
     row, column = cell
     found = x.new_zeros(fused.shape[1], *x.shape[-2:], dtype=torch.float32)
     if block.attention == "deformable":
-        return _spread(found, *(each[..., row, column] for each in _points(block, x, fused)), cell)
+        offsets, weights = (each[..., row, column] for each in _points(block, x, fused))
+        return _spread(found, offsets, weights, cell)
     if block.attention == "pixelwise":
-        here = (slice(row, row + 1), slice(column, column + 1))
-        found[:, row, column] = shares(block, x[(..., *here)], fused[(..., *here)])[:, 0, 0]
+        here = (maps[..., row : row + 1, column : column + 1] for maps in (x, fused))
+        found[:, row, column] = shares(block, *here)[:, 0, 0]
         return found
     rows, columns = slice(0, x.shape[-2]), slice(0, x.shape[-1])
     if block.attention == "window":
@@ -100,7 +103,8 @@ def _shares_of_all(block: Block, x: Tensor, fused: Tensor) -> Tensor:
 
 def _windows(block: Block, side: int) -> list[slice]:
     """Where windows cut rows or columns: at shift, shift + window, …"""
-    window, shift = (block.attend.keywords[name] for name in ("window", "shift"))
+    options = cast("functools.partial[Tensor]", block.attend).keywords
+    window, shift = options["window"], options["shift"]
     edges = [0, *range(shift or window, side, window), side]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
