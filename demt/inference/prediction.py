@@ -148,7 +148,7 @@ class Prediction(dict[str, NDArray[Any]]):
 
     def __getstate__(self) -> dict[str, Any]:
         # Losses and metrics of own tasks may be functions that cannot be pickled, and nothing here calls them.
-        plain = {"loss": "l1", "loss_args": None, "metric": "rmse"}
+        plain: dict[str, Any] = {"loss": "l1", "loss_args": None, "metric": "rmse"}
         tasks = {name: dataclasses.replace(task, **plain) for name, task in self.tasks.items()}
         return {**self.__dict__, "tasks": tasks}
 

@@ -222,11 +222,12 @@ def _write(
     cell_width: int,
     on_frame: Callable[[VideoFrame], Any] | None,
 ) -> VideoSummary:
-    names = [None] if layout == "beside" else list(model.tasks)
+    names: list[str | None] = [None] if layout == "beside" else [*model.tasks]
     paths = {name: out if name is None else out.with_stem(f"{out.stem}_{name}") for name in names}
     for path in paths.values():
         check_target(path)
-    look, start, count, cut = Look(model.tasks, cell_width), time.monotonic(), 0, None
+    look, start, count = Look(model.tasks, cell_width), time.monotonic(), 0
+    cut: VideoCutOffError | None = None
     with contextlib.ExitStack() as stack:
         videos: dict[str | None, VideoFile] = {}
         try:
@@ -236,7 +237,9 @@ def _write(
                         name: stack.enter_context(video_file(path, frame.tick, frame.rate))
                         for name, path in paths.items()
                     }
-                shown = {None: look.beside(prediction)} if layout == "beside" else look.pictures(prediction)
+                shown: dict[Any, Any] = (
+                    look.pictures(prediction) if layout == "tasks" else {None: look.beside(prediction)}
+                )
                 for name, video in videos.items():
                     video.write(shown[name], frame.time)
                 count += 1
