@@ -78,7 +78,9 @@ def read_frames(source: Source) -> Iterator[Frame]:
         stream = pictures[0]
         stream.thread_type = "AUTO"
         rate, tick = stream.average_rate or Fraction(25), stream.time_base or Fraction(1, 90000)
-        count, size, last, gap = 0, (0, 0), None, Fraction(0)
+        count, gap = 0, Fraction(0)
+        size: tuple[int, ...] = ()
+        last: Fraction | None = None
         damage = _Damage()
         for frame in _decoded(container, stream, damage):
             pixels = _upright(frame, name)
