@@ -58,7 +58,9 @@ def window_attention(
         _to_windows(per_pixel(maps, *layers), sides, heads)
         for maps, layers in ((asking, query), (fused, key), (fused, value))
     )
-    mask = None if all(side.is_whole for side in sides) else _real_tokens(sides, fused.shape[0], fused.shape[1], x.device)
+    mask = (
+        None if all(side.is_whole for side in sides) else _real_tokens(sides, fused.shape[0], fused.shape[1], x.device)
+    )
     attended = _from_windows(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), sides, asking.shape[1])
     return per_pixel(attended if x.ndim == 5 else attended[:, 0], *out)
 
