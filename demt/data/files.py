@@ -185,6 +185,8 @@ def _read_picture(path: Path, bits: int | None, indices: bool, lossless: bool) -
     if bits is not None and stored != bits:
         hint = "; encoding 'classes' reads 0 and 1" if stored == 1 else ""
         raise DataError(f"{str(path)!r}: expected {bits} bits per channel, got {stored}; was it saved again?{hint}")
+    if getattr(image, "is_animated", False):
+        raise DataError(f"{str(path)!r} holds several pictures, of which a label is one; save that alone")
     if stored == 16 and len(image.getbands()) > 1:
         raise DataError(f"{str(path)!r} has several channels of 16 bits, of which Pillow reads 8; save it as .npy")
     if lossless and is_lossy(path, image):

@@ -8,7 +8,7 @@ import json
 import math
 import unicodedata
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -208,7 +208,7 @@ def _rows_of_index(path: Path, tasks: list[str]) -> dict[str, Row]:
             records = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             raise ValueError(f"expected a .csv or .jsonl file, got {path.suffix!r}")
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{str(path)!r} is no index: {error}") from error
@@ -231,8 +231,13 @@ def _rows_of_index(path: Path, tasks: list[str]) -> dict[str, Row]:
 
 
 def _choose(rows: dict[str, Row], ids: Sequence[str]) -> dict[str, Row]:
-    if unknown := [id for id in ids if id not in rows]:
+    if wrong := [id for id in ids if not isinstance(id, str)]:
+        raise DataError(f"Expected `ids` to be names, got {wrong[0]!r}")
+    if twice := [id for id, count in Counter(ids).items() if count > 1]:
+        raise DataError(f"`ids` names {twice[0]!r} more than once")
+    found, unknown = match_names(ids, rows)
+    if unknown:
         raise DataError(
             f"`ids` names {len(unknown)} unknown samples, e.g. {unknown[0]!r}; known is {next(iter(rows))!r}"
         )
-    return {id: rows[id] for id in ids}
+    return {found[id]: rows[found[id]] for id in ids}

@@ -72,8 +72,13 @@ def read_pixels(path: Path, in_chans: int | None = 3) -> NDArray[np.uint8]:
     if in_chans == 3 and image.mode == "RGB" and "transparency" not in image.info:
         return np.array(image)
     values = _named(image, path)
-    values = values.mean(0, keepdim=True) if in_chans == 1 else values
+    values = grey(values) if in_chans == 1 else values
     return (values * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def grey(images: Tensor) -> Tensor:
+    """Images (..., C, H, W) as (..., 1, H, W): the mean of their channels."""
+    return images.mean(-3, keepdim=True)
 
 
 def _from_file(path: Path) -> Tensor:

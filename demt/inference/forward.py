@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -39,6 +41,21 @@ def in_eval_mode(model: Model) -> Model:
     for module in twin.modules():
         module.training = False
     return twin
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within it all modules are in eval mode; afterwards each has its own mode again.
+
+    For a model that one thread uses, as in training: unlike the copy of `in_eval_mode`, it may be compiled or sharded.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def finite_logits(model: MultiTaskModel, images: Tensor) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from demt.config import each_channel
-from demt.data.images import ImageLike, read_image
+from demt.data.images import ImageLike, grey, read_image
 from demt.models import MultiTaskModel
 
 
@@ -34,7 +34,7 @@ def prepare(model: MultiTaskModel, values: Tensor, max_size: int | None) -> Tens
     elif values.shape[0] == 1:
         values = values.expand(chans, -1, -1)
     elif chans == 1 and values.shape[0] == 3:
-        values = values.mean(0, keepdim=True)
+        values = grey(values)
     if values.shape[0] != chans:
         raise ValueError(
             f"Expected `image` with {chans} channels, got {values.shape[0]}; arrays are (H, W, C), tensors (C, H, W)"

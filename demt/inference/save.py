@@ -36,18 +36,23 @@ def save_predictions(
 ) -> Iterator[tuple[Path, Path | Exception]]:
     """Predict on image files and write, per image, ``STEM_TASK.png``, ``STEM_panel.png`` and ``STEM.npz``.
 
+    (The panel of a model with a task ``"panel"`` is ``STEM_all_panel.png``.)
     Files that share a stem get ``_2``, ``_3``… in the order given. Files of an earlier call are replaced.
 
     Yields:
         Each image, with the panel's path, or with the error of an image that cannot be read or predicted on.
 
     Raises:
-        FileExistsError: if another file has the name of a result; nothing is written then.
+        FileExistsError: if another file, or a second result, has the name of a result; nothing is written then.
         OSError: if a result cannot be written.
     """
     stems = _unique_stems(paths)
-    endings = [*(f"_{task}.png" for task in model.tasks), "_panel.png", ".npz"]
-    for target in (folder / f"{stem}{ending}" for stem in stems for ending in endings):
+    endings = [*(f"_{task}.png" for task in model.tasks), _panel_ending(model), ".npz"]
+    targets = [folder / f"{stem}{ending}" for stem in stems for ending in endings]
+    if len(set(targets)) < len(targets):
+        twice = next(target for number, target in enumerate(targets) if target in targets[:number])
+        raise FileExistsError(f"{str(twice)!r} would be the result of two images: predict on them one after the other")
+    for target in targets:
         if target.exists() and not _is_ours(target):
             raise FileExistsError(
                 f"{str(target)!r} would be replaced, but is no file of `demt predict`; choose another folder"
@@ -60,6 +65,13 @@ def save_predictions(
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             yield paths[place], _save(model, *result, folder, stems[place], note)
+
+
+def _panel_ending(model: MultiTaskModel) -> str:
+    name = "panel"
+    while name in model.tasks:
+        name = f"all_{name}"
+    return f"_{name}.png"
 
 
 def _predict_files(run: Any, paths: Sequence[Path]) -> list[tuple[Tensor, Prediction] | Exception]:
@@ -89,12 +101,14 @@ def _save(
     for name, values in prediction.items():
         _save_picture(task_picture(model.tasks[name], values), folder / f"{stem}_{name}.png")
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = dict(prediction)
-    np.savez_compressed(buffer, **arrays)
-    with zipfile.ZipFile(buffer, "a") as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        # As np.savez_compressed, for tasks that have the name of one of its arguments, too.
+        for name, values in prediction.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, values, allow_pickle=False)
         archive.comment = MARK.encode()
     write_whole(folder / f"{stem}.npz", lambda target: Path(target).write_bytes(buffer.getvalue()))
-    overview = folder / f"{stem}_panel.png"
+    overview = folder / f"{stem}{_panel_ending(model)}"
     _save_picture(panel(picture, prediction, model.tasks, note=note), overview)
     return overview
 

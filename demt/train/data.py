@@ -22,12 +22,15 @@ from demt.data.mixture import Mixture, draw_order
 from demt.data.published import READERS
 from demt.data.transforms import eval_transform, strong_variation, train_transform
 from demt.protocols import PROTOCOLS
+from demt.tasks import Task
 from demt.train.reading import sources_of
 from demt.train.recipe import DataPart, Recipe
 from demt.train.stopping import outlive_signals
 
 
-def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -> MultiTaskDataset:
+def open_dataset(
+    data: DataPart, split: str, cfg: PretrainedCfg | None = None, *, tasks: Mapping[str, Task] | None = None
+) -> MultiTaskDataset:
     """The data set of a recipe.
 
     Rooms are drawn as they are to be seen: without `DataPart.render` their augmentation neither zooms nor crops.
@@ -36,12 +39,14 @@ def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -
         data: What to open.
         split: ``"train"`` (augmented) or ``"val"``.
         cfg: The model's preprocessing: image channels, and their mean and standard deviation.
+        tasks: Those of all sources of a mixture, where they are known: a source that the split has no samples of is not
+            opened for them then.
 
     Raises:
         ValueError, DataError: if the settings do not fit together, or the data set is not there.
     """
     if data.sources:
-        return _open_mixture(data, split, cfg)
+        return _open_mixture(data, split, cfg, tasks)
     dataset = _open(data, split)
     set_transform(dataset, data, split, cfg or PretrainedCfg())
     return InMemory(dataset) if data.in_memory else dataset
@@ -110,13 +115,14 @@ def _open(data: DataPart, split: str) -> MultiTaskDataset:
     )
 
 
-def _open_mixture(data: DataPart, split: str, cfg: PretrainedCfg | None) -> Mixture:
+def _open_mixture(data: DataPart, split: str, cfg: PretrainedCfg | None, tasks: Mapping[str, Task] | None) -> Mixture:
     parts, opened = sources_of(data), _parts(data, split)
     if not opened:
         raise ValueError("All of `data.sources` are left out of the evaluation; give one of them `val_ids`")
-    # The model has the tasks of all sources, evaluated or not.
-    others = [_open(part, "train").tasks for part, _ in parts if (part, _) not in opened]
-    tasks = {name: task for each in others for name, task in each.items()}
+    if tasks is None:
+        # The model has the tasks of all sources, evaluated or not.
+        others = [_open(part, "train").tasks for part, _ in parts if (part, _) not in opened]
+        tasks = {name: task for each in others for name, task in each.items()}
     return Mixture([(open_dataset(part, split, cfg), weight) for part, weight in opened], tasks=tasks)
 
 

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 from demt.config import each_channel
 from demt.data import Mixture, MultiTaskDataset
 from demt.data.dataset import MultiTaskSubset, as_multitask
+from demt.inference.forward import evaluating
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
@@ -93,7 +94,8 @@ class Run:
         self.accelerator = accelerator or accelerator_for(recipe)
         data = recipe.data
         self.train_set = open_dataset(data, "train") if train_set is None else as_multitask(train_set)
-        self.val_set = open_dataset(data, "val") if val_set is None else as_multitask(val_set)
+        known = self.train_set.tasks if train_set is None else None
+        self.val_set = open_dataset(data, "val", tasks=known) if val_set is None else as_multitask(val_set)
         tasks = self.train_set.tasks
         with self.accelerator.main_process_first():
             self.plain = make_model(recipe, data, tasks) if model is None else model
@@ -184,14 +186,8 @@ class Run:
         """
         batch = to_device(Batches(self.val_set, 0).__getitems__([(0, 0)]), self.accelerator.device)
         model = self.model if self.sharded else self.evaluated
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
-            with torch.no_grad(), self.accelerator.autocast():
-                outputs = {name: maps.float() for name, maps in model(batch["image"]).items()}
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with evaluating(model), torch.no_grad(), self.accelerator.autocast():
+            outputs = {name: maps.float() for name, maps in model(batch["image"]).items()}
         metrics = self.metrics.to(self.accelerator.device)
         metrics.reset()
         try:

@@ -127,3 +127,13 @@ def test_images_as_arrays(tmp_path):
         writers.array(tmp_path / "bad.npy", values)
         with pytest.raises(DataError, match=r"bad.npy"):
             read_pixels(tmp_path / "bad.npy")
+
+
+@pytest.mark.parametrize("ending", ["tif", "png", "webp"])
+def test_a_label_is_one_picture(tmp_path, ending):
+    first = Image.fromarray(np.zeros((8, 8), np.uint8))
+    options = {"lossless": True} if ending == "webp" else {}
+    more = [Image.fromarray(np.full((8, 8), 9, np.uint8))]
+    first.save(tmp_path / f"a.{ending}", save_all=True, append_images=more, **options)
+    with pytest.raises(DataError, match=rf"a\.{ending}.*several pictures"):
+        read_array(tmp_path / f"a.{ending}")

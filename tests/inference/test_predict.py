@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import demt
 from demt.cli import app
 from demt.data.images import read_image
+from demt.inference.save import save_predictions
 from demt.tasks import Task
 from demt.viz import panel, task_picture
 from tests.released_form import released_form
@@ -342,3 +343,35 @@ def test_names_with_markup_are_printed_as_they_are(photo, tmp_path):
 
 def test_version():
     assert run("--version").output.strip() == f"demt {demt.__version__}"
+
+
+def own_tasks(*names):
+    return {
+        name: Task(name=name, channels=2, activation="argmax", loss="cross_entropy", metric="miou") for name in names
+    }
+
+
+def test_tasks_of_any_name_have_files_of_their_own(photo, tmp_path):
+    """`panel` is the overview's name, `file` an argument of np.savez."""
+    tasks = own_tasks("panel", "file")
+    model = demt.create_model("multitask_baseline_nano", tasks=tasks).eval()
+    photo.resize((48, 32)).save(tmp_path / "room.png")
+    ((_, overview),) = save_predictions(model, [tmp_path / "room.png"], tmp_path / "out")
+    names = {"room_panel.png", "room_file.png", "room_all_panel.png", "room.npz"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert overview.name == "room_all_panel.png"
+    wanted = demt.predict(model, tmp_path / "room.png")
+    with np.load(tmp_path / "out/room.npz") as found:
+        assert set(found) == set(tasks)
+        for name in tasks:
+            assert np.array_equal(found[name], wanted[name])
+
+
+def test_two_results_of_one_name(photo, tmp_path):
+    model = demt.create_model("multitask_baseline_nano", tasks=own_tasks("b_c", "c")).eval()
+    paths = [tmp_path / "a.png", tmp_path / "a_b.png"]
+    for path in paths:
+        photo.resize((48, 32)).save(path)
+    with pytest.raises(FileExistsError, match=r"a_b_c\.png.*two images"):
+        list(save_predictions(model, paths, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
