@@ -111,7 +111,7 @@ class _Elements:
         if kind not in kinds:
             raise ValueError(f"it has an element of type {kind} where numbers were expected")
         dtype = np.dtype(_DTYPES[kind])
-        return np.frombuffer(data, dtype.newbyteorder(self.order)).astype(dtype)
+        return np.frombuffer(data, np.dtype(f"{self.order}{_DTYPES[kind]}")).astype(dtype)
 
     def text(self) -> str:
         """The next element's characters."""
@@ -217,7 +217,7 @@ def _read_4(contents: memoryview) -> dict[str, Any]:
         place = start + count * dtype.itemsize * (2 if is_complex else 1)
         if place > len(contents):
             raise ValueError(f"it is cut off: a variable promises {dtype} {rows, columns}")
-        values = np.frombuffer(contents, dtype.newbyteorder(order), count, start).astype(dtype)
+        values = np.frombuffer(contents, np.dtype(f"{order}{_DTYPES_4[number]}"), count, start).astype(dtype)
         value: Any = values.reshape((rows, columns), order="F")
         if what or is_complex:
             value = Unread(("complex numbers", "text", "a sparse matrix")[what])
