@@ -26,7 +26,9 @@ from .factory import create_model as create_model
 from .hub.card import ModelCard as ModelCard
 from .inference.fuse import fuse as fuse
 from .inference.predict import predict as predict
+from .inference.prediction import Prediction as Prediction
 from .inference.preprocess import preprocess as preprocess
+from .inference.video import predict_video as predict_video
 from .models import MultiTaskModel as MultiTaskModel
 from .registry import is_model as is_model
 from .registry import list_models as list_models

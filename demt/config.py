@@ -16,8 +16,8 @@ from demt.tasks.checks import check_flag, check_integer, check_number, check_pla
 Family = Literal["demt", "demtg", "degmix", "multitask_baseline"]
 NeckName = Literal["linear", "patch", "taps", "fpn", "ppm", "fapn", "dpt"]
 InitialOffsets = Literal["released", "zero"]
-InteractionAttention = Literal["pointwise", "global"]
-QueryAttention = Literal["pixelwise", "linear", "global"]
+InteractionAttention = Literal["pointwise", "global", "window", "deformable"]
+QueryAttention = Literal["pixelwise", "linear", "global", "window", "deformable"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "family": get_args(Family),
@@ -29,11 +29,15 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _OPTIONAL = ("neck", "offset_groups", "head_width")
 # No published model has a number above 1536 in it; a file from elsewhere may, to exhaust time or memory.
 _LARGEST = 8192
+# Constructors of some backbones (TinyViT, EfficientViT, MaxViT) loop over all pairs of pixels of a window.
+_LARGEST_SIZES = {"window": 32, "img_size": 4096}
 _INTEGERS = {
     "in_chans": (1, _LARGEST),
     "width": (1, _LARGEST),
     "depth": (0, 64),
     "heads": (1, 1024),
+    "window": (1, 256),
+    "points": (1, 32),
     "offset_groups": (1, _LARGEST),
     "head_width": (1, _LARGEST),
 }
@@ -43,6 +47,8 @@ _DECODER_FIELDS = (
     "heads",
     "interaction",
     "query",
+    "window",
+    "points",
     "pre_norm",
     "gating",
     "offset_groups",
@@ -75,6 +81,9 @@ class ModelConfig:
         heads: Attention heads.
         interaction: Attention of the `TaskInteractionBlock`.
         query: Attention of the `TaskQueryBlock`.
+        window: Side in pixels of the windows of ``"window"`` attention. Where both blocks have it, those of the
+            `TaskQueryBlock` are shifted by half of it.
+        points: Points a head of ``"deformable"`` attention, in the map of each task.
         pre_norm: Whether query blocks normalise their inputs, as in DeGMix.
         gating: Whether a `GatingAttention`, shared by all tasks, follows the query blocks.
         offset_groups: Offset groups of the deformable operator; one per channel by default.
@@ -96,6 +105,8 @@ class ModelConfig:
     heads: int = 4
     interaction: InteractionAttention = "pointwise"
     query: QueryAttention = "pixelwise"
+    window: int = 8
+    points: int = 4
     pre_norm: bool = False
     gating: bool = False
     offset_groups: int | None = None
@@ -116,6 +127,9 @@ class ModelConfig:
         check_flag("`gating`", self.gating)
         check_text("`backbone`", self.backbone)
         check_plain("`backbone_kwargs`", self.backbone_kwargs, _LARGEST)
+        for part, largest in _LARGEST_SIZES.items():
+            sizes = {name: value for name, value in self.backbone_kwargs.items() if part in name}
+            check_plain("`backbone_kwargs`", sizes, largest)
         object.__setattr__(self, "backbone_kwargs", dict(self.backbone_kwargs))
         if taken := sorted(_NOT_FOR_BACKBONES.intersection(self.backbone_kwargs)):
             raise ValueError(f"Expected `backbone_kwargs` without {taken}: these are not for the backbone to set")

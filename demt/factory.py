@@ -170,7 +170,7 @@ def resolve(
     backbone: str | None = None,
     tasks: Any = None,
 ) -> Resolved:
-    """What a name stands for, and where its weights are. Downloads only what is named by ``"hf-hub:"``.
+    """What a name stands for, and where its weights are. Downloads the config.json of ``"hf-hub:"`` names alone.
 
     Args:
         name: As for `create_model`, but for registered functions.
@@ -247,8 +247,10 @@ def _is_path(name: str) -> bool:
 
 
 def _saved(name: str, cache_dir: str | PathLike[str] | None) -> tuple[ModelConfig, PretrainedCfg, Weights]:
-    """Configuration, preprocessing and weights of a folder, or of a repository, which is downloaded."""
-    folder, repository = model_folder(name if name.startswith((LOCAL, HUB)) else Path(name), cache_dir=cache_dir)
+    """Configuration, preprocessing and place of weights of a folder, or of a repository: its config.json is fetched."""
+    folder, repository = model_folder(
+        name if name.startswith((LOCAL, HUB)) else Path(name), cache_dir=cache_dir, weights=False
+    )
     if not folder.is_dir():
         raise FileNotFoundError(
             f"No model folder at {str(folder)!r}; expected {LOCAL}PATH, a folder with {CONFIG} and {WEIGHTS}"
@@ -263,7 +265,7 @@ def _saved(name: str, cache_dir: str | PathLike[str] | None) -> tuple[ModelConfi
     return (
         config,
         dataclasses.replace(cfg, hf_hub_id=repository, revision=folder.name),
-        Weights("hub", True, repository),
+        _on_hub(repository, folder.name, cache_dir),
     )
 
 
@@ -292,11 +294,15 @@ def _find(
     if (folder := fetched_folder(name, cache_dir)) is not None:
         return Weights("authors", True, str(folder))
     if cfg.hf_hub_id is not None:
-        where = None if cache_dir is None else Path(cache_dir)
-        cached = try_to_load_from_cache(cfg.hf_hub_id, WEIGHTS, cache_dir=where, revision=cfg.revision)
-        return Weights("hub", isinstance(cached, str), cfg.hf_hub_id)
+        return _on_hub(cfg.hf_hub_id, cfg.revision, cache_dir)
     row = published(name)
     return Weights("authors", False, row.page) if row is not None and row.page else None
+
+
+def _on_hub(repository: str, revision: str | None, cache_dir: str | PathLike[str] | None) -> Weights:
+    where = None if cache_dir is None else Path(cache_dir)
+    cached = try_to_load_from_cache(repository, WEIGHTS, cache_dir=where, revision=revision)
+    return Weights("hub", isinstance(cached, str), repository)
 
 
 def _read(found: Resolved, cache_dir: str | PathLike[str] | None) -> tuple[ModelConfig | None, dict[str, Tensor], str]:

@@ -29,11 +29,12 @@ Legend = list[tuple[tuple[int, int, int] | None, str]]
 _INK, _PAPER, _MUTED = (30, 30, 30), (255, 255, 255), (110, 110, 110)
 
 
-def task_picture(task: Task, prediction: NDArray[Any]) -> Image.Image:
+def task_picture(task: Task, prediction: NDArray[Any], *, limits: tuple[float, float] | None = None) -> Image.Image:
     """One task's prediction as a picture.
 
     Class maps become palette images whose pixel values are the class ids (RGB above 256 classes); normals are coded as
-    (n + 1) / 2; probabilities as grey; other values from the smallest (dark) to the largest (bright).
+    (n + 1) / 2; probabilities as grey; other values from the smallest (dark) to the largest (bright), or from the first
+    of `limits` to the second.
     """
     if task.activation == "argmax":
         palette = np.array(task.palette or voc_palette(task.channels), np.uint8)
@@ -47,14 +48,18 @@ def task_picture(task: Task, prediction: NDArray[Any]) -> Image.Image:
     if task.activation == "unit" and task.channels == 3:
         return Image.fromarray(np.rint(255 * (prediction.transpose(1, 2, 0) + 1) / 2).astype(np.uint8))
     values = prediction if prediction.ndim == 2 else prediction.mean(0)
-    return Image.fromarray(_ramp(values))
+    return Image.fromarray(_ramp(values, *(limits or (float(values.min()), float(values.max())))))
 
 
-def _ramp(values: NDArray[Any]) -> NDArray[np.uint8]:
-    low, high = float(values.min()), float(values.max())
+def _ramp(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     position = (values - low) / (high - low if high > low else 1.0) * (len(_RAMP) - 1)
     colours = [np.interp(position, np.arange(len(_RAMP)), _RAMP[:, c]) for c in range(3)]
     return np.rint(np.stack(colours, -1)).astype(np.uint8)
+
+
+def fitted_image(image: Image.Image, cell_width: int = 420) -> Image.Image:
+    """The image as large as `panel` shows it, which draws the same of it as of the image."""
+    return _fitted(image.convert("RGB"), (cell_width, max(round(image.height * cell_width / image.width), 1)))
 
 
 def panel(
@@ -70,15 +75,16 @@ def panel(
 
     Args:
         image: The image.
-        prediction: Predictions by task, as `demt.predict` gives them, of the image's size.
+        prediction: Predictions by task, as `demt.predict` gives them, of one size.
         tasks: Tasks by name.
         labels: Labels by task, (C, H, W) or (H, W), of the image's size: each is drawn to the right of its prediction,
             in the same colours, hatched where a pixel has no label.
         note: A line above.
         cell_width: Width of the picture of a task, in pixels.
     """
-    size = (cell_width, max(round(image.height * cell_width / image.width), 1))
-    cells: list[tuple[str, Image.Image, Legend]] = [("Image", _fitted(image.convert("RGB"), size), [])]
+    shown_image = fitted_image(image, cell_width)
+    size = shown_image.size
+    cells: list[tuple[str, Image.Image, Legend]] = [("Image", shown_image, [])]
     for name, values in prediction.items():
         task, name_of_cell, void = tasks[name], title(tasks[name]), None
         if labels and name in labels:
@@ -95,7 +101,7 @@ def panel(
         cells.append((name_of_cell, _beside(shown), legend(task, values)))
     cell_width *= 2 if labels else 1
     size = (cell_width, size[1])
-    columns = min(len(cells), 2 if labels or len(cells) == 4 else 3)
+    columns = 2 if labels else _columns(len(cells))
     gap, heading, rows = 16, 30, math.ceil(len(cells) / columns)
     legend_height = 44
     top = gap + (34 if note else 0)
@@ -112,6 +118,11 @@ def panel(
         canvas.paste(picture, (x, y + heading))
         _draw_legend(draw, entries, x, y + heading + size[1] + 5, cell_width)
     return canvas
+
+
+def _columns(count: int) -> int:
+    """Columns of a panel: three or four, whichever leaves fewer cells of the last row empty."""
+    return {1: 1, 2: 2, 4: 2}.get(count) or min((4, 3), key=lambda columns: -count % columns)
 
 
 def filled(task: Task, label: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:

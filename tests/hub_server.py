@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on loopback: as much of its HTTP interface as models need, with faults on demand."""
+"""A Hugging Face Hub on loopback: as much of its HTTP interface as models and data sets need, with faults on demand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 #: May do all; may see private repositories and write nothing. All others are nobody's.
 TOKEN, READER = "hf_all", "hf_read"
@@ -18,7 +18,7 @@ TOKEN, READER = "hf_all", "hf_read"
 
 def lfs(path: str) -> bool:
     """Whether the Hub keeps a file as a large one."""
-    return path.endswith((".safetensors", ".bin", ".png"))
+    return path.endswith((".safetensors", ".bin", ".png", ".parquet"))
 
 
 @dataclass
@@ -140,6 +140,23 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": name} for name in files]
         self._json({"id": repo, "modelId": repo, "sha": sha, "siblings": siblings, "tags": []})
 
+    def tree(self, body: bytes, repo: str, revision: str, folder: str = "") -> None:
+        """Files and folders in a folder, or all files below it."""
+        _, files = self._commit(repo, revision)
+        start = f"{folder}/" if folder else ""
+        below = {name: name[len(start) :] for name in files if name.startswith(start)}
+        if folder and not below:
+            raise _Refused(404, "EntryNotFound", "Entry not found")
+        deep = "recursive=true" in urlsplit(self.path).query.lower()
+        entries = [_entry(name, files[name]) for name, rest in below.items() if deep or "/" not in rest]
+        folders = {start + rest.partition("/")[0] for rest in below.values() if "/" in rest}
+        self._json([*({"type": "directory", "path": name, "oid": "0" * 40} for name in sorted(folders)), *entries])
+
+    def paths_info(self, body: bytes, repo: str, revision: str) -> None:
+        _, files = self._commit(repo, revision)
+        asked = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode())["paths"]
+        self._json([_entry(name, files[name]) for name in asked if name in files])
+
     def resolve(self, body: bytes, repo: str, revision: str, path: str) -> None:
         sha, files = self._commit(repo, revision)
         headers = {"X-Repo-Commit": sha}
@@ -227,10 +244,21 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"commitUrl": f"{self.server.url}/{repo}/commit/{sha}", "commitOid": sha})
 
 
+def _entry(name: str, content: bytes) -> dict[str, object]:
+    oid = hashlib.sha256(content).hexdigest()
+    large = {"lfs": {"oid": oid, "size": len(content), "pointerSize": 134}} if lfs(name) else {}
+    return {"type": "file", "path": name, "size": len(content), "oid": oid[:40], **large}
+
+
 _ID = r"(?P<repo>[\w.-]+/[\w.-]+)"
 _ROUTES = [
     (rf"GET /api/models/{_ID}", "info"),
     (rf"GET /api/models/{_ID}/revision/(?P<revision>.+)", "info"),
+    (rf"GET /api/datasets/{_ID}", "info"),
+    (rf"GET /api/datasets/{_ID}/revision/(?P<revision>.+)", "info"),
+    (rf"GET /api/datasets/{_ID}/tree/(?P<revision>[^/]+)/?(?P<folder>.*)", "tree"),
+    (rf"POST /api/datasets/{_ID}/paths-info/(?P<revision>.+)", "paths_info"),
+    (rf"(GET|HEAD) /datasets/{_ID}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
     (rf"(GET|HEAD) /{_ID}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
     (r"(GET|HEAD) /cdn/(?P<oid>\w+)", "cdn"),
     (r"POST /api/repos/create", "create"),

@@ -51,6 +51,10 @@ def prepared(tmp_path_factory):
         (folder / name).mkdir(parents=True)
         Image.fromarray(edges).save(folder / name / "1.png")
     own_data(folder / "my_data")
+    if importlib.util.find_spec("av"):
+        from tests.benchmarks.video import write_noise
+
+        write_noise(folder / "walk.mp4", 10)
     return folder
 
 

@@ -6,12 +6,13 @@ from demt.tasks import BUILTIN, DATASETS, RESERVED, Task, resolve_tasks
 
 
 def test_channels_and_order_of_the_data_sets():
+    rooms = {"semseg": 16, "human_parts": 7, "sal": 2, "normals": 3, "depth": 1, "edge": 1}
     channels = {name: {t.name: t.channels for t in tasks.values()} for name, tasks in DATASETS.items()}
     assert channels == {
         "nyud": {"semseg": 40, "depth": 1, "normals": 3, "edge": 1},
         "pascal": {"semseg": 21, "human_parts": 7, "sal": 2, "normals": 3, "edge": 1},
         "cityscapes": {"semseg": 19, "depth": 1},
-        "rooms": {"semseg": 16, "human_parts": 7, "sal": 2, "normals": 3, "depth": 1, "edge": 1},
+        **dict.fromkeys(("rooms", "photos"), rooms),
     }
     assert list(channels["pascal"]) == ["semseg", "human_parts", "sal", "normals", "edge"]
 

@@ -11,6 +11,7 @@ from demt.cli.boundary import eval_boundary
 from demt.cli.common import console
 from demt.cli.convert import convert
 from demt.cli.data import data
+from demt.cli.explain import explain
 from demt.cli.export import export
 from demt.cli.fetch import fetch
 from demt.cli.info import info
@@ -20,9 +21,7 @@ from demt.cli.pseudo_label import pseudo_label
 from demt.cli.publish import publish
 from demt.cli.train import evaluate, train
 
-app = typer.Typer(
-    name="demt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
-)
+app = typer.Typer(name="demt", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
 def _version(wanted: bool) -> None:
@@ -43,6 +42,7 @@ def main(
 
 
 app.command()(predict)
+app.command()(explain)
 app.command("pseudo-label")(pseudo_label)
 app.command()(convert)
 app.command()(export)

@@ -20,7 +20,7 @@ def benchmark(
         list[str] | None, typer.Option(metavar="HxW", help="Image size, e.g. 512x1024; may be repeated.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda…; a GPU by default where there is one.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda …; auto is a GPU where there is one.")] = "auto",
     dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16 or float16; may be repeated.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="How long to repeat each run.")] = 5.0,
@@ -43,7 +43,7 @@ def benchmark(
         ):
             if unknown := [each for each in values if each not in known]:
                 raise ValueError(f"Expected {option} to be one of {', '.join(known)}, got {unknown[0]!r}")
-        device = str(device_of(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        device = str(device_of(device))
         where = (
             torch.cuda.get_device_name(device) if device.startswith("cuda") and torch.cuda.is_available() else device
         )

@@ -200,7 +200,7 @@ def _check_out(out: Path) -> None:
         return
     try:
         ours = {"scores", "settings", "curve"} <= set(json.loads(out.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError):
+    except (ValueError, TypeError, OSError, RecursionError):
         ours = False
     if not ours:
         raise FileExistsError(f"--out {str(out)!r} exists and is no report of this command; choose another file")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
@@ -16,6 +18,8 @@ from rich.markup import escape
 if TYPE_CHECKING:
     import torch
 
+#: The option of commands that can print for programs.
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 console = Console()
 errors = Console(stderr=True)
 
@@ -34,6 +38,19 @@ def friendly_errors() -> Iterator[None]:
         said = f": {text.splitlines()[0]}" if (text := str(error).strip()) else ""
         print_error(f"Not enough memory; use smaller images, a smaller batch or another device{said}")
         raise typer.Exit(1) from error
+
+
+def print_json(document: Any) -> None:
+    """The one JSON document of a command that was given ``--json``; what JSON has no numbers for is null."""
+    print(json.dumps(_finite(document), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_error(error: object) -> None:
@@ -77,17 +94,21 @@ def cores() -> int:
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device that ``--device`` names; without a name the CPU; where there is a GPU, a line says so.
+    """The device that ``--device`` names; for ``auto`` or None the GPU where there is one, else the CPU.
+
+    Processes that a launcher started on one machine take its GPUs in turn.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none of that name.
     """
     import torch
 
-    if name is None:
-        if torch.accelerator.is_available() and (found := torch.accelerator.current_accelerator()) is not None:
-            errors.print(f"Running on the CPU; --device {found.type} is faster", highlight=False)
-        return torch.device("cpu")
+    if name in (None, "auto"):
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        if found is None:
+            return torch.device("cpu")
+        place = os.environ.get("LOCAL_RANK", "0")
+        return torch.device(found.type, int(place) % torch.accelerator.device_count() if place.isdecimal() else 0)
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

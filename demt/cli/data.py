@@ -1,4 +1,4 @@
-"""`demt data`: check, convert and unpack data sets."""
+"""`demt data`: check, convert, fetch and unpack data sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-data = typer.Typer(no_args_is_help=True, help="Check, convert and unpack data sets.")
+data = typer.Typer(no_args_is_help=True, help="Check, convert, fetch and unpack data sets.")
 
 
 @data.command()
@@ -130,6 +130,66 @@ def unpack(
         console.print(
             f"{count} files in {target}; next: demt data check {folder}", soft_wrap=True, highlight=False, markup=False
         )
+
+
+@data.command()
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="nyud or pascal.")],
+    target: Annotated[Path, typer.Argument(help="Folder to make.")],
+    link: Annotated[
+        str | None, typer.Option(help="Which archive: atrc (the default), invpt, mti_net; of nyud also astmt.")
+    ] = None,
+    links: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON with other links: docs/data.md shows one.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Where the archive is, in place of the link's address.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Bytes that the archive must have.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Checksum that the archive must have.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="The archive, if you downloaded it in a browser: nothing is downloaded.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where it is downloaded to, in place of demt/archives beside Hugging Face's.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the archive there when it is unpacked.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Download it anew, whatever is there.")] = False,
+    sample: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Check only N samples of each split, evenly spread.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes of the check; by default one a core.")] = None,
+) -> None:
+    """Download NYUD-v2 or PASCAL-Context from where its authors put it, unpack it, and check it as `demt data check`.
+
+    The data is its authors', who state its terms; none of it is hosted here. What an interruption leaves is used by the
+    same command; an archive of another size or checksum than expected is refused as a whole.
+    """
+    with friendly_errors():
+        from demt.cli.fetch import progress_bar
+        from demt.cli.report import show_report
+        from demt.data.doctor.check import check_published
+        from demt.released.archives import find_archive, replaced
+        from demt.released.fetch_data import fetch_data
+
+        archive = replaced(find_archive(dataset, link, links), url=url, size=size, sha256=sha256)
+        about = f"{archive.file} ({archive.used_by}): {file or archive.url}"
+        errors.print(about, soft_wrap=True, highlight=False, markup=False)
+        try:
+            with progress_bar() as progress:
+                folder = fetch_data(
+                    archive, target, file=file, cache_dir=cache_dir, keep=keep, force=force, progress=progress
+                )
+        except KeyboardInterrupt:
+            errors.print("Interrupted; the same command goes on where this one stopped.")
+            raise typer.Exit(130) from None
+        errors.print(f"Unpacked to {folder}", soft_wrap=True, highlight=False, markup=False)
+        report = check_published(
+            folder,
+            sample=sample,
+            workers=cores() if workers is None else workers,
+            show=lambda findings, count: _track(findings, "Samples", count),
+        )
+        show_report(report, console)
+    raise typer.Exit(bool(report.problems))
 
 
 def _own_data(

@@ -35,7 +35,7 @@ def fetch(
         from demt.released.fetch import fetch as fetch_released
 
         try:
-            with _progress_bar() as progress:
+            with progress_bar() as progress:
                 fetched = fetch_released(name, cache_dir, file=file, force=force, progress=progress)
         except KeyboardInterrupt:
             errors.print("Interrupted; the same command goes on where this one stopped.")
@@ -65,7 +65,8 @@ def _report(fetched: Fetched, cache_dir: Path | None) -> None:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Progress]:
+def progress_bar() -> Iterator[Progress]:
+    """A bar of bytes received, for terminals."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = TextColumn("Downloading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from demt.cli.common import console, friendly_errors
+from demt.cli.common import AsJson, console, friendly_errors, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 def info(
     name: Annotated[str, typer.Argument(help="A model's name, with or without data set, or a saved model's folder.")],
+    as_json: AsJson = False,
 ) -> None:
     """Show what a model is, what it costs, what was published for it, and where its weights are."""
     with friendly_errors():
@@ -37,6 +39,9 @@ def info(
             facts["Trained on"] = found.pretrained_cfg.trained_on
         if (fetched := _fetched(found)) is not None:
             config, facts = fetched, {**facts, **_deviations(fetched, name)}
+        if as_json:
+            print_json(_record(name, config, found, row, scores, facts))
+            return
         console.print(name, style="bold", highlight=False, soft_wrap=True, markup=False)
         console.print(_facts({**_figures(config, found.pretrained_cfg, row), **facts}))
         console.print()
@@ -58,6 +63,31 @@ def _figures(config: ModelConfig, cfg: PretrainedCfg, row: Published | None) -> 
         + (f"; shrunk to {cfg.max_size} pixels" if cfg.max_size else ""),
         "Parameters": parameters + (f" (published: {row.parameters:g} M)" if row and row.parameters else ""),
         "Cost": cost + (f" (published: {row.gflops:g} G)" if row and row.gflops else ""),
+    }
+
+
+def _record(
+    name: str,
+    config: ModelConfig,
+    found: Resolved,
+    row: Published | None,
+    scores: Mapping[str, float] | None,
+    facts: Mapping[str, str],
+) -> dict[str, Any]:
+    """The same for programs: counts as numbers, and the configuration."""
+    from demt.inference.cost import count_multiply_adds, count_parameters
+
+    cfg = found.pretrained_cfg
+    return {
+        "name": name,
+        "config": config.to_dict(),
+        "preprocessing": cfg.to_dict(),
+        "parameters": count_parameters(config),
+        "multiply_adds": count_multiply_adds(config, cfg.input_size[1:]),
+        "weights": found.weights and dataclasses.asdict(found.weights),
+        "differs": facts.get("Differs"),
+        "published": dict(row.results) if row else None,
+        "own_scores": dict(scores) if scores else None,
     }
 
 

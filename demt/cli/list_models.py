@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from demt.cli.common import console, errors, friendly_errors
+from demt.cli.common import AsJson, console, errors, friendly_errors, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +27,7 @@ def list_models(
     details: Annotated[
         bool, typer.Option("--details", help="With parameters and multiply-adds, which takes some seconds.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the models, and where their weights are."""
     with friendly_errors():
@@ -34,13 +36,19 @@ def list_models(
         pattern = filter if set(filter) & set("*?[") else f"*{filter}*"
         names = [f"{arch}.{tag}" for arch, tags in list_tags().items() for tag in tags]
         names = [name for name in names if fnmatch(name, pattern) or fnmatch(name.partition(".")[0], pattern)]
-        table = _pretrained_table(names) if pretrained else _table(names, details)
-        if not table.row_count:
+        if pretrained:
+            from demt.factory import weights_of
+
+            names = [name for name in names if weights_of(name) is not None]
+        if not names:
             raise ValueError(
                 f"No model{' with weights' if pretrained else ''} fits {filter!r}; a pattern such as '*swin*' or "
                 "'*.pascal' may, and demt list alone lists all"
             )
-        console.print(table)
+        if as_json:
+            print_json([_record(name, details) for name in names])
+            return
+        console.print(_pretrained_table(names) if pretrained else _table(names, details))
         for note in (_RESULTS if pretrained else "", _COSTS if details and not pretrained else "", _LEGEND):
             if note:
                 errors.print(note, highlight=False)
@@ -120,6 +128,24 @@ def _mark(weights: Weights | None) -> str:
     if weights.here:
         return "[green]here[/green]"
     return "[cyan]hub[/cyan]" if weights.place == "hub" else "[yellow]fetch[/yellow]"
+
+
+def _record(name: str, details: bool) -> dict[str, Any]:
+    """What there is to say of a model, for programs."""
+    from demt.factory import weights_of
+    from demt.inference.cost import count_multiply_adds, count_parameters
+    from demt.registry import get_config
+    from demt.released.tables import published
+
+    weights, row = weights_of(name), published(name)
+    record: dict[str, Any] = {"name": name, "weights": weights and dataclasses.asdict(weights)}
+    record["published"] = dict(row.results) if row else None
+    if details:
+        config, cfg = get_config(name)
+        size = cfg.input_size[1:]
+        record |= {"parameters": count_parameters(config), "multiply_adds": count_multiply_adds(config, size)}
+        record["size"] = list(size)
+    return record
 
 
 def _costs(name: str) -> tuple[str, str, str]:

@@ -30,7 +30,9 @@ def pseudo_label(
     confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Probability below which pixels of class maps are unlabelled.")
     ] = 0.5,
-    device: Annotated[str | None, typer.Option(help="Where a model runs: cpu (the default), cuda, mps …")] = None,
+    device: Annotated[
+        str, typer.Option(help="Where a model runs: cpu, cuda, mps …; auto is a GPU where there is one.")
+    ] = "auto",
 ) -> None:
     """Let a network label a folder of pictures, and write a data set to train another one on."""
     with friendly_errors():
@@ -40,7 +42,7 @@ def pseudo_label(
         from demt.inference.pseudo_label import pseudo_label as run
 
         onnx = Path(teacher).suffix.lower() == ".onnx"
-        if onnx and device is not None:
+        if onnx and device not in ("auto", "cpu"):
             raise ValueError("--device is for demt models; ONNX teachers run on the CPU")
         found = run(
             teacher if onnx else load_model(teacher).to(device_of(device)),

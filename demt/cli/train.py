@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demt.cli.common import console, device_of, errors, friendly_errors, parse_size
+from demt.cli.common import AsJson, console, device_of, errors, friendly_errors, parse_size, print_json
 from demt.cli.load import load_model
 
 if TYPE_CHECKING:
@@ -74,10 +74,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Images that run at once; of one size.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data.")] = 0,
     precision: Annotated[str, typer.Option(help="fp32 (or no), bf16, or fp16 on a GPU.")] = "fp32",
-    device: Annotated[
-        str | None, typer.Option(help="Where to run: cpu, cuda …; by default a GPU if there is one.")
-    ] = None,
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda …; auto is a GPU where there is one.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on a data set under a protocol. On several GPUs: accelerate launch -m demt eval …"""
     with friendly_errors():
@@ -92,7 +91,7 @@ def evaluate(
 
         sides = None if size is None else parse_size("--size", size)
         mixed = "no" if precision == "fp32" else precision
-        accelerator = make_accelerator(None if device is None else device_of(device), mixed_precision=mixed)
+        accelerator = make_accelerator(None if device == "auto" else device_of(device), mixed_precision=mixed)
         check_precision(accelerator.device, "fp32" if mixed == "no" else mixed)
         network = load_model(model)
         part = _data_part(data, dataset, network.tasks, encodings or {})
@@ -118,9 +117,12 @@ def evaluate(
         if not accelerator.is_main_process:
             return
         title = None if part.dataset in READERS else f"{data}, metrics of protocol {metrics.protocol.name}"
-        metrics.print_table(console, title=title)
+        record = {"model": model, "data": data, "split": split, "protocol": metrics.protocol.name, "results": found}
+        if as_json:
+            print_json(record)
+        else:
+            metrics.print_table(console, title=title)
         if out is not None:
-            record = {"model": model, "data": data, "split": split, "protocol": metrics.protocol.name, "results": found}
             write_whole(out, lambda file: Path(file).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8"))
 
 

@@ -118,7 +118,7 @@ def read_results(path: Path) -> dict[str, float]:
     """
     try:
         values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not valid JSON: {error}") from error
     values = values.get("results", values) if isinstance(values, Mapping) else values
     numbers = isinstance(values, Mapping) and all(type(value) in (int, float) for value in values.values())

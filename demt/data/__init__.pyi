@@ -5,6 +5,7 @@ from .dataset import MultiTaskDataset, as_multitask
 from .encoding import ENCODINGS, Encoding
 from .files import DataError
 from .folder import MultiTaskFolder
+from .hub import HubDataset
 from .memory import InMemory
 from .mixture import Mixture
 from .published import Cityscapes, NYUDv2, PASCALContext
@@ -19,6 +20,7 @@ __all__ = [
     "Depth",
     "Disparity",
     "Encoding",
+    "HubDataset",
     "InMemory",
     "Label",
     "Mixture",

@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from demt.data.batch import Sample
+from demt.data.images import grey
 from demt.data.tv_tensors import IGNORE, Boundary, Depth, Disparity
 
 DisparityRule = Literal["multiply", "divide"]
@@ -163,7 +164,7 @@ class Normalize(v2.Normalize):  # type: ignore[misc]
     def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
         chans = len(self.mean)
         if isinstance(inpt, tv_tensors.Image) and inpt.shape[-3] == 3 and chans == 1:
-            inpt = tv_tensors.wrap(inpt.mean(-3, keepdim=True), like=inpt)
+            inpt = tv_tensors.wrap(grey(inpt), like=inpt)
         if isinstance(inpt, tv_tensors.Image) and inpt.shape[-3] != chans:
             raise ValueError(
                 f"Expected images of {chans} channels, as `mean` and `std` have, got {inpt.shape[-3]}; give a mean and "

@@ -91,15 +91,24 @@ class Encoding:
             return "boundary"
         return "depth" if task.metric == "depth" else "values"
 
-    def read(self, path: Path, task: Task) -> Label:
+    def read(self, path: Path, task: Task, contents: bytes | NDArray[Any] | None = None) -> Label:
         """The label map (C, H, W) of a task that a file holds.
+
+        Args:
+            path: The file.
+            task: The task.
+            contents: What is in it, bytes or an array, where that is known already; `path` is then the name in errors
+                alone.
 
         Raises:
             DataError: naming the file, if it cannot be read or holds what is no label of the task.
         """
+        if isinstance(contents, np.ndarray):
+            return self.decode(contents, task, path)
         # An index of a palette is a class id, but no grey value.
         ids = is_class_map(task) and self.threshold is None
-        stored = read_array(path, key=self.key, bits=self.bits, indices=ids and self.colors is None, lossless=ids)
+        indices = ids and self.colors is None
+        stored = read_array(path, contents=contents, key=self.key, bits=self.bits, indices=indices, lossless=ids)
         return self.decode(stored, task, path)
 
     def decode(self, stored: NDArray[Any], task: Task, path: Path) -> Label:
@@ -223,15 +232,17 @@ def _over_channels(combine: np.ufunc, mask: NDArray[np.bool_]) -> NDArray[np.boo
     return combined
 
 
-#: Encodings by name, for `MultiTaskFolder`.
+#: Encodings by name, for `MultiTaskFolder` and `HubDataset`.
 ENCODINGS: Mapping[str, Encoding] = MappingProxyType(
     {
         "classes": Encoding(),
         "void_first": Encoding(offset=-1, invalid=(0,)),
+        "void_minus_one": Encoding(invalid=(-1,)),
         "mask": Encoding(threshold=127.5, bits=8),
         "metres": Encoding(invalid=(0, math.nan)),
         "millimetres": Encoding(divisor=1000, invalid=(0,), bits=16),
         "rgb_normals": Encoding(divisor=127.5, offset=-1, bits=8),
+        "rgb_normals_16": Encoding(divisor=32767.5, offset=-1, bits=16),
         "grey": Encoding(divisor=255, bits=8),
         "values": Encoding(),
     }

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import math
-import struct
 import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+
+from demt.data.matlab import Unread, read_matlab
+from demt.data.png16 import decode_colours
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *((".avif",) if features.check("avif") else ()))
 ARRAYS = (".npy", ".npz", ".mat")
@@ -52,14 +53,18 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{str(path)!r} cannot be read: {error}") from error
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_picture(path: Path, contents: bytes | None = None) -> Image.Image:
     """A picture, decoded and turned upright (EXIF): the one place where image files are opened.
+
+    Args:
+        path: The file.
+        contents: What is in it, where that is known already; `path` is then the name in errors alone.
 
     Raises:
         DataError: naming the file, if it is missing, damaged, of none of `FORMATS`, or of more than `MAX_PIXELS`.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path if contents is None else io.BytesIO(contents), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{str(path)!r} has {image.width} x {image.height} pixels; pictures of at most {MAX_PIXELS} pixels "
@@ -80,7 +85,18 @@ def open_picture(path: Path) -> Image.Image:
         raise DataError(f"{str(path)!r} cannot be read as an image: {message}") from error
 
 
-def orientation(path: Path) -> int:
+def picture_size(path: Path, contents: bytes | None = None) -> tuple[int, int] | None:
+    """Height and width of a picture as its header says, without decoding it; None where it does not."""
+    try:
+        with Image.open(path if contents is None else io.BytesIO(contents), formats=FORMATS) as image:
+            # Pillow decodes a PNG to find its EXIF data, unless they stand in front of the pixels.
+            turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) > 4
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:
+        return None
+
+
+def orientation(path: Path | IO[bytes]) -> int:
     """The EXIF orientation of a picture, 1 to 8; 1 is upright, and what files have that say nothing."""
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -90,7 +106,13 @@ def orientation(path: Path) -> int:
 
 
 def read_array(
-    path: Path, *, key: str | None = None, bits: int | None = None, indices: bool = True, lossless: bool = False
+    path: Path,
+    *,
+    contents: bytes | None = None,
+    key: str | None = None,
+    bits: int | None = None,
+    indices: bool = True,
+    lossless: bool = False,
 ) -> NDArray[Any]:
     """Values of a label file as they are stored: (H, W) or (H, W, C).
 
@@ -98,6 +120,8 @@ def read_array(
 
     Args:
         path: A picture, .npy, .npz or .mat.
+        contents: What is in it, where that is known already: its first bytes say what it is, and `path` is the name in
+            errors alone.
         key: Variable of a .npz or .mat file; may be left out where there is only one.
         bits: Bits per channel a picture must have.
         indices: Palettes give their indices; else their colours, as grey values where all are grey.
@@ -105,24 +129,29 @@ def read_array(
 
     Raises:
         DataError: naming the file.
-        ImportError: for .mat files if SciPy is missing.
     """
-    ending = path.suffix.lower()
+    ending = path.suffix.lower() if contents is None else ending_of(contents)
     if ending in PICTURES:
-        return _read_picture(path, bits, indices, lossless)
+        return _read_picture(path, contents, bits, indices, lossless)
     if ending not in ARRAYS:
         raise DataError(f"{str(path)!r}: expected one of the endings {PICTURES + ARRAYS}, got {path.suffix!r}")
-    contents = read_bytes(path)
+    contents = read_bytes(path) if contents is None else contents
     if ending == ".mat":
-        return _numeric(_pick(load_mat(contents, path), key, path), path)
+        return numeric(_pick(load_mat(contents, path), key, path), path)
     try:
-        return _numeric(_load_npy(contents) if ending == ".npy" else _load_npz(contents, key, path), path)
+        return numeric(_load_npy(contents) if ending == ".npy" else _load_npz(contents, key, path), path)
     except DataError:
         raise
     except Exception as error:
         # NumPy and zipfile raise many kinds for broken files; pickled objects are refused with ValueError.
         message = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{str(path)!r} cannot be read as an array: {message}") from error
+
+
+def ending_of(contents: bytes) -> str:
+    """The ending that a file of these contents has, told by its first bytes; ``".png"`` stands for any picture."""
+    starts = {b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz", b"MATLAB": ".mat"}
+    return next((ending for start, ending in starts.items() if contents.startswith(start)), ".png")
 
 
 def _load_npy(contents: bytes) -> NDArray[Any]:
@@ -148,49 +177,15 @@ def _load_npz(contents: bytes, key: str | None, path: Path) -> NDArray[Any]:
 
 
 def load_mat(contents: bytes, path: Path) -> dict[str, Any]:
-    """Variables of a MATLAB file (up to version 7) of these contents.
+    """Variables of a MATLAB file (up to version 7) of these contents: `demt.data.matlab.read_matlab`.
 
     Raises:
         DataError: if it cannot be read, or unpacks to more than `MAX_BYTES`; `path` is named.
-        ImportError: if SciPy is missing.
     """
     try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise ImportError("Reading .mat files needs SciPy: pip install 'demt[data]'") from None
-    if b"MATLAB 7.3 MAT-file" in contents[:116] or contents[:4] == b"\x89HDF":
-        raise DataError(
-            f"{str(path)!r} is a MATLAB file of version 7.3 (HDF5), which SciPy does not read; "
-            "save it again in MATLAB with save(..., '-v7')"
-        )
-    try:
-        if _unpacked(contents) > MAX_BYTES:
-            raise DataError(f"{str(path)!r} unpacks to more than {MAX_BYTES} bytes, which is the most that is read")
-        values: dict[str, Any] = loadmat(io.BytesIO(contents))
-    except DataError:
-        raise
-    except Exception as error:
-        # SciPy raises about anything on broken files.
-        message = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{str(path)!r} cannot be read as a MATLAB file: {message}") from error
-    return {name: value for name, value in values.items() if not name.startswith("__")}
-
-
-def _unpacked(contents: bytes) -> int:
-    """Bytes that the compressed variables of a MATLAB file unpack to, counted until there are more than `MAX_BYTES`."""
-    compressed, total, place = 15, 0, 128
-    # zlib shrinks at most 1032 times: what is small enough need not be counted.
-    if len(contents) * 1032 <= MAX_BYTES:
-        return 0
-    order = "<" if contents[126:128] == b"IM" else ">"
-    while place + 8 <= len(contents) and total <= MAX_BYTES:
-        kind, size = struct.unpack_from(f"{order}II", contents, place)
-        rest, stream = contents[place + 8 : place + 8 + size], zlib.decompressobj()
-        while kind == compressed and rest and total <= MAX_BYTES and not stream.eof:
-            total += len(stream.decompress(rest, 2**24))
-            rest = stream.unconsumed_tail
-        place += 8 + size
-    return total
+        return read_matlab(contents, MAX_BYTES)
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} cannot be read as a MATLAB file: {error}") from error
 
 
 def _pick(values: dict[str, Any], key: str | None, path: Path) -> Any:
@@ -201,7 +196,10 @@ def _pick(values: dict[str, Any], key: str | None, path: Path) -> Any:
     return values[key]
 
 
-def _numeric(values: Any, path: Path) -> NDArray[Any]:
+def numeric(values: Any, path: Path) -> NDArray[Any]:
+    """Numbers as an array (H, W) or (H, W, C). Raises `DataError`, naming `path`."""
+    if isinstance(values, Unread):
+        raise DataError(f"{str(path)!r}: expected real numbers, got {values}")
     array = np.asarray(values)
     if array.dtype.kind not in "buif":
         raise DataError(f"{str(path)!r}: expected real numbers, got {array.dtype}")
@@ -212,15 +210,17 @@ def _numeric(values: Any, path: Path) -> NDArray[Any]:
     return array
 
 
-def _read_picture(path: Path, bits: int | None, indices: bool, lossless: bool) -> NDArray[Any]:
-    image = open_picture(path)
-    stored = _bits(path, image)
+def _read_picture(path: Path, contents: bytes | None, bits: int | None, indices: bool, lossless: bool) -> NDArray[Any]:
+    image = open_picture(path, contents)
+    stored = _bits(path, image, contents)
     if bits is not None and stored != bits:
         hint = "; encoding 'classes' reads 0 and 1" if stored == 1 else ""
         raise DataError(f"{str(path)!r}: expected {bits} bits per channel, got {stored}; was it saved again?{hint}")
+    if getattr(image, "is_animated", False):
+        raise DataError(f"{str(path)!r} holds several pictures, of which a label is one; save that alone")
     if stored == 16 and len(image.getbands()) > 1:
-        raise DataError(f"{str(path)!r} has several channels of 16 bits, of which Pillow reads 8; save it as .npy")
-    if lossless and is_lossy(path, image):
+        return _read_deep_colours(path, contents)
+    if lossless and is_lossy(path, image, contents):
         raise DataError(
             f"{str(path)!r} is a lossy {image.format}, whose compression invents classes; save class maps as PNG, or "
             "declare the encoding 'mask' where it holds foreground and background alone"
@@ -241,20 +241,34 @@ def _read_picture(path: Path, bits: int | None, indices: bool, lossless: bool) -
     return values // np.uint8({2: 85, 4: 17}[stored]) if image.mode == "L" and stored in (2, 4) else values
 
 
-def is_lossy(path: Path, image: Image.Image) -> bool:
+def _read_deep_colours(path: Path, contents: bytes | None) -> NDArray[Any]:
+    """Colours of 16 bits, of a file that Pillow has opened and checked, but of which it reads 8."""
+    try:
+        values = decode_colours(read_bytes(path) if contents is None else contents)
+    except ValueError as error:
+        raise DataError(
+            f"{str(path)!r} has several channels of 16 bits, which are read of plain RGB PNG alone ({error}); save it "
+            "as .npy"
+        ) from error
+    if orientation(path if contents is None else io.BytesIO(contents)) != 1:
+        raise DataError(f"{str(path)!r} has several channels of 16 bits and is turned by EXIF; save it as .npy")
+    return values
+
+
+def is_lossy(path: Path, image: Image.Image, contents: bytes | None = None) -> bool:
     """Whether an opened picture was compressed with a loss: JPEG and AVIF, WebP and TIFF where they say so."""
     if image.format == "WEBP":
         # The chunk of a lossy image; extended files hold it further down, after their header.
-        return b"VP8 " in read_bytes(path)[:4096]
+        return b"VP8 " in (read_bytes(path) if contents is None else contents)[:4096]
     return image.format in ("JPEG", "MPO", "AVIF") or image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
 
 
-def _bits(path: Path, image: Image.Image) -> int:
+def _bits(path: Path, image: Image.Image, contents: bytes | None) -> int:
     # Pillow's mode does not tell: it opens RGB of 16 bits as RGB of 8.
     if image.mode == "P":
         return 8
     if image.format == "PNG":
-        with path.open("rb") as file:
+        with path.open("rb") if contents is None else io.BytesIO(contents) as file:
             return file.read(25)[24]
     if image.format == "TIFF":
         return int(image.tag_v2.get(258, (1,))[0])  # type: ignore[attr-defined]

@@ -5,22 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import unicodedata
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from demt.data.dataset import FileDataset, OnError, Transform
-from demt.data.declare import parse_pairs, parse_tasks
-from demt.data.encoding import ENCODINGS, Encoding
+from demt.data.declare import own_encodings, own_tasks, read_declared
+from demt.data.encoding import Encoding
 from demt.data.files import ARRAYS, PICTURES, DataError, MissingFileError, is_hidden, read_bytes
 from demt.data.layout import read_id_list
 from demt.data.tv_tensors import Label
-from demt.tasks import DATASETS, Task, TaskSpec, is_class_map, resolve_tasks
+from demt.tasks import TaskSpec
 
 
 class MultiTaskFolder(FileDataset):
@@ -68,12 +67,8 @@ class MultiTaskFolder(FileDataset):
         if in_chans is not None and (isinstance(in_chans, bool) or not isinstance(in_chans, int) or in_chans < 1):
             raise ValueError(f"Expected `in_chans` to be a whole number >= 1, or None, got {in_chans!r}")
         self.root, self.in_chans = Path(root), in_chans
-        resolved = resolve_tasks(parse_tasks(tasks) if isinstance(tasks, str) and tasks not in DATASETS else tasks)
-        if isinstance(encodings, str):
-            encodings = {name: value or "" for name, value in parse_pairs("encodings", encodings).items()}
-        self._encodings = {name: _encoding(task, encodings or {}) for name, task in resolved.items()}
-        if unknown := sorted(set(encodings or {}) - set(resolved)):
-            raise ValueError(f"`encodings` names {unknown}, but `tasks` are {list(resolved)}")
+        resolved = own_tasks(tasks)
+        self._encodings = own_encodings(resolved, encodings)
         if not self.root.is_dir():
             raise MissingFileError(f"No folder {str(self.root)!r}")
         self.images = images if index is None else None
@@ -93,40 +88,7 @@ class MultiTaskFolder(FileDataset):
 
     def read_label(self, index: int, task: str) -> Label:
         """The label map (C, H, W) of one task, before the transform. Raises `DataError`."""
-        path, encoding = self.files(index)[task], self._encodings[task]
-        if encoding is None:
-            if path.suffix.lower() in PICTURES and not is_class_map(self.tasks[task]):
-                raise DataError(
-                    f"{str(path)!r}: a picture does not tell what its values mean; declare "
-                    f"encodings={{{task!r}: ...}}, one of {sorted(ENCODINGS)} or an Encoding"
-                )
-            encoding = Encoding(invalid=(0, math.nan) if Encoding().kind_for(self.tasks[task]) == "depth" else ())
-            label = encoding.read(path, self.tasks[task])
-            # 255 is "no label" here and the foreground of a usual mask: a file that has no 1 does not tell which.
-            two_classes = is_class_map(self.tasks[task]) and self.tasks[task].channels == 2
-            if two_classes and label.unique().tolist() == [0, 255]:
-                raise DataError(
-                    f"{str(path)!r} holds 0 and 255 alone; declare encodings={{{task!r}: 'mask'}} if 255 is the "
-                    f"foreground, or {{{task!r}: 'classes'}} if it marks pixels without a label"
-                )
-            return label
-        return encoding.read(path, self.tasks[task])
-
-
-def _encoding(task: Task, encodings: Mapping[str, str | Encoding]) -> Encoding | None:
-    if task.ignore_index != 255 or (is_class_map(task) and task.channels > 255):
-        raise ValueError(
-            f"Task {task.name!r}: expected `ignore_index` 255 and at most 255 classes, which is how demt.data marks "
-            f"pixels without a label; got {task.ignore_index} and {task.channels}"
-        )
-    declared = encodings.get(task.name)
-    if isinstance(declared, str):
-        if declared not in ENCODINGS:
-            raise ValueError(f"Unknown encoding {declared!r} of task {task.name!r}; known are {sorted(ENCODINGS)}")
-        declared = ENCODINGS[declared]
-    if declared is not None and (declared.ids or declared.colors) and not is_class_map(task):
-        raise ValueError(f"The encoding of task {task.name!r} has `ids` or `colors`, but its labels are no classes")
-    return declared
+        return read_declared(self.files(index)[task], self.tasks[task], self._encodings[task])
 
 
 Row = dict[str, str]
@@ -208,7 +170,7 @@ def _rows_of_index(path: Path, tasks: list[str]) -> dict[str, Row]:
             records = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             raise ValueError(f"expected a .csv or .jsonl file, got {path.suffix!r}")
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{str(path)!r} is no index: {error}") from error
@@ -231,8 +193,13 @@ def _rows_of_index(path: Path, tasks: list[str]) -> dict[str, Row]:
 
 
 def _choose(rows: dict[str, Row], ids: Sequence[str]) -> dict[str, Row]:
-    if unknown := [id for id in ids if id not in rows]:
+    if wrong := [id for id in ids if not isinstance(id, str)]:
+        raise DataError(f"Expected `ids` to be names, got {wrong[0]!r}")
+    if twice := [id for id, count in Counter(ids).items() if count > 1]:
+        raise DataError(f"`ids` names {twice[0]!r} more than once")
+    found, unknown = match_names(ids, rows)
+    if unknown:
         raise DataError(
             f"`ids` names {len(unknown)} unknown samples, e.g. {unknown[0]!r}; known is {next(iter(rows))!r}"
         )
-    return {id: rows[id] for id in ids}
+    return {found[id]: rows[found[id]] for id in ids}

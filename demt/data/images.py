@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from demt.data.files import DataError, open_picture, read_array
+from demt.data.files import DataError, ending_of, open_picture, read_array
 
 ImageLike: TypeAlias = "str | PathLike[str] | Image.Image | NDArray[Any] | Tensor"
 
@@ -49,20 +49,34 @@ def read_image(image: ImageLike) -> Tensor:
     raise ValueError(f"Expected `image` to be a path, PIL image, array or tensor, got {type(image).__name__}")
 
 
-def read_pixels(path: Path, in_chans: int | None = 3) -> NDArray[np.uint8]:
+def read_image_bytes(contents: bytes, path: Path) -> Tensor:
+    """`read_image` of what is in a file; errors say `path`."""
+    return _named(open_picture(path, contents), path)
+
+
+def read_pixels(
+    path: Path, in_chans: int | None = 3, contents: bytes | NDArray[Any] | None = None
+) -> NDArray[np.uint8]:
     """An image file as (H, W, in_chans) uint8, with the values that `read_image` gives, rounded to 8 bits.
 
     Pictures have three channels: grey is repeated, transparency laid over white. For one channel their mean is taken;
     four are those of a picture with an alpha channel, as they are. Arrays (.npy) have the channels asked for, (H, W)
     for one, as uint8 or floating point in [0, 1]. With None, pictures have three channels and arrays those they have.
 
+    Args:
+        path: The file.
+        in_chans: See above.
+        contents: What is in it, bytes or an array, where that is known; `path` is then the name in errors alone.
+
     Raises:
         DataError: naming the file.
     """
-    if path.suffix.lower() == ".npy":
-        return _uint8_of_array(read_array(path), path, in_chans)
+    if isinstance(contents, np.ndarray):
+        return _uint8_of_array(contents, path, in_chans)
+    if (path.suffix.lower() if contents is None else ending_of(contents)) == ".npy":
+        return _uint8_of_array(read_array(path, contents=contents), path, in_chans)
     in_chans = 3 if in_chans is None else in_chans
-    image = open_picture(path)
+    image = open_picture(path, contents)
     if in_chans == 4 and image.mode == "RGBA":
         return np.array(image)
     if in_chans not in (1, 3):
@@ -72,8 +86,13 @@ def read_pixels(path: Path, in_chans: int | None = 3) -> NDArray[np.uint8]:
     if in_chans == 3 and image.mode == "RGB" and "transparency" not in image.info:
         return np.array(image)
     values = _named(image, path)
-    values = values.mean(0, keepdim=True) if in_chans == 1 else values
+    values = grey(values) if in_chans == 1 else values
     return (values * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def grey(images: Tensor) -> Tensor:
+    """Images (..., C, H, W) as (..., 1, H, W): the mean of their channels."""
+    return images.mean(-3, keepdim=True)
 
 
 def _from_file(path: Path) -> Tensor:

@@ -97,7 +97,7 @@ class PASCALContext(PublishedDataset):
     """PASCAL-Context: 4998 training and 5105 test images (``"val"``).
 
     Tasks are `semseg` (21), `human_parts` (7), `sal`, `normals` and `edge`. Boundaries, parts, and where normals are
-    valid are computed from MATLAB files, which needs ``pip install 'demt[data]'``, and kept in a cache.
+    valid are computed from MATLAB files and kept in a cache; boundaries need ``pip install 'demt[data]'``.
 
     Args:
         root: See `PublishedDataset`, as for the other arguments.

@@ -27,15 +27,16 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_whole(path: Path, write: Callable[[str], Any], *, within: Path | None = None) -> None:
-    """Let `write` fill a temporary file, then put it in place of `path`: readers see the old file or the new.
+@contextmanager
+def whole_file(path: Path, *, within: Path | None = None) -> Iterator[str]:
+    """A temporary file to fill, which takes the place of `path` then; after an error there is none.
 
-    The temporary file lies beside `path`, or in the folder `within` of the same disk. A killed process leaves it there.
+    It lies beside `path`, or in the folder `within` of the same disk. A killed process leaves it there.
     """
     handle, temporary = tempfile.mkstemp(dir=within or path.parent, prefix=f".{path.name}-")
     os.close(handle)
     try:
-        write(temporary)
+        yield temporary
         # mkstemp makes files private; a saved model is as readable as any other file.
         umask = os.umask(0)
         os.umask(umask)
@@ -43,6 +44,15 @@ def write_whole(path: Path, write: Callable[[str], Any], *, within: Path | None 
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def write_whole(path: Path, write: Callable[[str], Any], *, within: Path | None = None) -> None:
+    """Let `write` fill a temporary file, then put it in place of `path`: readers see the old file or the new.
+
+    See `whole_file` for where it lies.
+    """
+    with whole_file(path, within=within) as temporary:
+        write(temporary)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from timm.layers import resample_abs_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 
 from demt.backbones.weights import adapted_first_convolution, filtered_by_timm
 from demt.tasks import Task
@@ -30,6 +30,8 @@ _logger = logging.getLogger("demt")
 _BACKBONE = "backbone."
 #: Dtypes whose values are weights as they stand; float8 and integers have scales kept elsewhere.
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: Bytes of tables that a network makes anew instead of loading them; BEiT's for images of 1024 pixels have 1.6 GB.
+MAX_TABLES = 2**31
 _TASK_ENTRY = re.compile(r"head\.(?:mixers|queries|heads)\.(\w+)\.")
 
 
@@ -182,6 +184,20 @@ def check_shapes(
     ]
     if any(problems):
         raise ValueError(f"Weights of {source} do not fit the model: {'; '.join(filter(None, problems))}")
+
+
+def check_tables(model: nn.Module) -> None:
+    """Raise `ValueError` if the buffers that are not among a network's weights take more than `MAX_TABLES` bytes.
+
+    Weights bound all else: those of LeViT for images of 4096 pixels have 17 MB, and its tables 84 GB.
+    """
+    saved = model.state_dict()
+    size = sum(table.nbytes for name, table in model.named_buffers() if name not in saved)
+    if size > MAX_TABLES:
+        raise ValueError(
+            f"beside its weights it takes {size / 2**30:.1f} GiB of tables, expected at most {MAX_TABLES / 2**30:.0f}; "
+            "use a smaller `img_size`"
+        )
 
 
 def _listed(problems: Sequence[str]) -> str:

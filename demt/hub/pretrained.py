@@ -17,7 +17,7 @@ from demt.config import ModelConfig, PretrainedCfg, each_channel
 from demt.hub import remote as hub
 from demt.hub.card import ModelCard, write_card
 from demt.hub.folder import CARD, WEIGHTS, read_folder, write_folder
-from demt.hub.load import check_shapes, check_state, load_weights
+from demt.hub.load import check_shapes, check_state, check_tables, load_weights
 from demt.tasks import Task
 
 Model = TypeVar("Model", bound="PretrainedModel")
@@ -175,7 +175,9 @@ class PretrainedModel(nn.Module):
         """
         try:
             with torch.device("meta"):
-                return cls(config, pretrained_cfg=PretrainedCfg())
+                model = cls(config, pretrained_cfg=PretrainedCfg())
+            check_tables(model)
+            return model
         # Whatever timm and torch raise for numbers that fit no network, and files from elsewhere may hold any.
         except Exception as error:
             raise ValueError(f"The configuration beside {source} describes no model: {error}") from error

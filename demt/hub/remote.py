@@ -40,13 +40,14 @@ def model_folder(
     cache_dir: str | PathLike[str] | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    weights: bool = True,
 ) -> tuple[Path, str | None]:
     """Where config.json and model.safetensors of a model are on this machine, downloaded if need be.
 
     Args:
         source: A folder, or a repository ``"org/name"``, ``"org/name@revision"``; a folder of that name comes first.
             ``"hf-hub:"`` and ``"local-dir:"`` in front say which is meant.
-        revision, token, cache_dir, local_files_only, force_download: As for `download`; for repositories only.
+        revision, token, cache_dir, local_files_only, force_download, weights: As for `download`; for repositories only.
 
     Returns:
         The folder, and the repository's id, or None for a folder of the user.
@@ -70,6 +71,7 @@ def model_folder(
         cache_dir=cache_dir,
         local_files_only=local_files_only,
         force_download=force_download,
+        weights=weights,
     )
     return path, match["repo"]
 
@@ -83,6 +85,7 @@ def download(
     cache_dir: str | PathLike[str] | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    weights: bool = True,
 ) -> Path:
     """Folder of the cache that holds config.json and model.safetensors of one commit of a repository.
 
@@ -97,6 +100,7 @@ def download(
         cache_dir: The cache; by default the one that `HF_HOME` sets.
         local_files_only: Use the cache only, as `HF_HUB_OFFLINE` does.
         force_download: Download again what is in the cache.
+        weights: Whether model.safetensors is wanted; without, config.json alone is downloaded.
 
     Raises:
         FileNotFoundError: if there is no such repository, revision or file, or offline, if the cache lacks it.
@@ -105,7 +109,7 @@ def download(
         OSError: if access is refused, the download breaks off, or the cache cannot be written.
     """
     api = HfApi(token=token, library_name="demt")
-    wanted = _Wanted(api, repo_id, revision, str(cache_dir or constants.HF_HUB_CACHE), force_download)
+    wanted = _Wanted(api, repo_id, revision, str(cache_dir or constants.HF_HUB_CACHE), force_download, weights)
     offline = local_files_only or constants.HF_HUB_OFFLINE
     folder = None
     if offline or (_COMMIT.fullmatch(revision or "") and not force_download):
@@ -169,14 +173,15 @@ class _Wanted:
     revision: str | None
     cache: str = ""
     force: bool = False
+    weights: bool = True
 
     def __str__(self) -> str:
         return f"{self.repo_id}@{self.revision}" if self.revision else self.repo_id
 
     def cached(self) -> Path | None:
-        """The folder of the cache, if it has both files."""
+        """The folder of the cache, if it has the files."""
         try:
-            return self._both(cached=True)
+            return self._files(cached=True)
         except LocalEntryNotFoundError:
             return None
 
@@ -198,10 +203,12 @@ class _Wanted:
                 f"{self} has no {' and no '.join(missing)}, so it is no model of demt (which reads weights from "
                 f"safetensors only); it has {sorted(files)[:8]}"
             )
-        return self._both(cached=False)
+        return self._files(cached=False)
 
-    def _both(self, *, cached: bool) -> Path:
+    def _files(self, *, cached: bool) -> Path:
         config = self._file(CONFIG, self.revision, cached)
+        if not self.weights:
+            return config.parent
         # A branch may move between two downloads: both files are of the commit that the first one came from.
         return self._file(WEIGHTS, config.parent.name, cached).parent
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -29,20 +32,46 @@ def in_eval_mode(model: Model) -> Model:
     """
     if not any(module.training for module in model.modules()):
         return model
-    shared = {}
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) or name in ("_parameters", "_buffers") or "hooks" in name:
-                shared[id(value)] = value
     try:
-        twin = copy.deepcopy(model, shared)
+        return twin(model)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
             f"Call model.eval() first: the model is in training mode and not to be copied: {error}"
         ) from error
-    for module in twin.modules():
+
+
+def twin(model: Model) -> Model:
+    """A copy of the model in eval mode that shares its tensors, and has its hooks; hooks added to it are its own.
+
+    Raises:
+        TypeError, RuntimeError: if the model holds something that cannot be copied.
+    """
+    shared: dict[int, object] = {}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) or name in ("_parameters", "_buffers"):
+                shared[id(value)] = value
+            elif "hooks" in name:
+                shared[id(value)] = copy.copy(value)
+    copied = copy.deepcopy(model, shared)
+    for module in copied.modules():
         module.training = False
-    return twin
+    return copied
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within it all modules are in eval mode; afterwards each has its own mode again.
+
+    For a model that one thread uses, as in training: unlike the copy of `in_eval_mode`, it may be compiled or sharded.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def finite_logits(model: MultiTaskModel, images: Tensor) -> dict[str, Tensor]:
@@ -102,3 +131,16 @@ def cpu_has_bf16() -> bool:
     """Whether the processor multiplies bf16; yes where this torch has no `torch.cpu.get_capabilities` to ask."""
     ask = getattr(torch.cpu, "get_capabilities", None)
     return ask is None or any(has is True for name, has in ask().items() if "bf16" in name)
+
+
+def model_digest(model: MultiTaskModel) -> str:
+    """What tells a model from another one: weights, outputs, and how images are prepared, as hexadecimal digits.
+
+    Not where it was loaded from: a model that was moved is the same.
+    """
+    cfg, outputs = model.pretrained_cfg, [(task.name, task.channels, task.activation) for task in model.tasks.values()]
+    digest = hashlib.sha256(repr((model.config.family, outputs, cfg.mean, cfg.std, cfg.max_size)).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -112,7 +112,7 @@ def read_description(path: Path) -> Description:
         description = _build(Description, values, "")
         for name, output in description.outputs.items():
             output.task(name)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} describes no ONNX teacher: {' '.join(str(error).split())}") from error
     return description  # type: ignore[no-any-return]
 

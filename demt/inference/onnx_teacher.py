@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from demt.files import file_sha256
+from demt.inference.blend import class_confidence
 from demt.inference.onnx_description import ENDINGS, Description, Output, Scaling, read_description
-from demt.inference.teachers import Opinion, Pixels, Teacher, TeacherError, confidence
+from demt.inference.teachers import Opinion, Pixels, Teacher, TeacherError
 from demt.ops.resize import resize
 from demt.tasks import Task, is_class_map
 
@@ -144,7 +145,7 @@ class _Network:
             maps = maps * output.factor
         if classes:
             best = resize(maps[None], size)[0].argmax(0).numpy()
-            return best, confidence(maps[None], best)
+            return best, class_confidence(maps[None], best)
         maps = resize(maps[None], size)[0]
         return (maps[0] if is_class_map(task) or task.channels == 1 else maps).numpy()
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from demt.config import each_channel
-from demt.data.images import ImageLike, read_image
+from demt.data.images import ImageLike, grey, read_image
 from demt.models import MultiTaskModel
 
 
@@ -34,7 +34,7 @@ def prepare(model: MultiTaskModel, values: Tensor, max_size: int | None) -> Tens
     elif values.shape[0] == 1:
         values = values.expand(chans, -1, -1)
     elif chans == 1 and values.shape[0] == 3:
-        values = values.mean(0, keepdim=True)
+        values = grey(values)
     if values.shape[0] != chans:
         raise ValueError(
             f"Expected `image` with {chans} channels, got {values.shape[0]}; arrays are (H, W, C), tensors (C, H, W)"
@@ -48,9 +48,16 @@ def prepare(model: MultiTaskModel, values: Tensor, max_size: int | None) -> Tens
 
 def shrink(images: Tensor, max_size: int | None) -> Tensor:
     """Images (B, C, H, W) with sides of at most `max_size`, antialiased; as they are where they fit, or for None."""
-    height, width = images.shape[-2:]
-    if max_size is None or max(height, width) <= max_size:
+    size = fitted_size(tuple(images.shape[-2:]), max_size)
+    if size == tuple(images.shape[-2:]):
         return images
-    scale = max_size / max(height, width)
-    size = (max(round(height * scale), 1), max(round(width * scale), 1))
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def fitted_size(size: tuple[int, ...], max_size: int | None) -> tuple[int, int]:
+    """Height and width of an image of this size, shrunk to sides of at most `max_size`."""
+    height, width = size
+    if max_size is None or max(height, width) <= max_size:
+        return height, width
+    scale = max_size / max(height, width)
+    return max(round(height * scale), 1), max(round(width * scale), 1)

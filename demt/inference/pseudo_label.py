@@ -195,7 +195,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         assert {"size", "tasks"} <= set(record)
         assert all({"task", "encoding", "ending"} <= set(entry) for entry in record["tasks"].values())
-    except (ValueError, TypeError, AttributeError, AssertionError):
+    except (ValueError, TypeError, AttributeError, AssertionError, RecursionError):
         raise ValueError(f"{str(path)!r} is no record of pseudo-labels, or damaged; give another folder") from None
     return record  # type: ignore[no-any-return]
 

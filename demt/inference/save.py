@@ -1,133 +1,178 @@
-"""Predictions as files: a picture per task, a panel, and the values."""
+"""Predictions as files: a picture per task, a panel, the values, and 16-bit pictures to measure in.
+
+Every file says that it was written here and by which call, so that no other file is ever replaced, and a call that is
+repeated knows what is there already.
+"""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
-from torch import Tensor
 
-from demt.data.images import read_image
+from demt.data.png16 import encode_colours
 from demt.files import write_whole
-from demt.inference.predict import Prediction, predict
-from demt.models import MultiTaskModel
+from demt.inference.prediction import Prediction
+from demt.tasks import Task
 from demt.viz import panel, task_picture
 
-#: Stands in every file written here, so that no other file is ever replaced.
+#: What can be saved of a picture's predictions; the first three are by default.
+KINDS = ("panel", "pictures", "arrays", "png16")
+DEFAULT_KINDS = KINDS[:3]
+#: What files written here say of themselves.
 MARK = "demt predict"
 
 
-def save_predictions(
-    model: MultiTaskModel,
-    paths: Sequence[Path],
-    folder: Path,
-    *,
-    max_size: int | None = None,
-    tile: tuple[int, int] | None = None,
-    overlap: int | None = None,
-    batch_size: int = 4,
-    note: str | None = None,
-) -> Iterator[tuple[Path, Path | Exception]]:
-    """Predict on image files and write, per image, ``STEM_TASK.png``, ``STEM_panel.png`` and ``STEM.npz``.
+def endings(tasks: Mapping[str, Task], kinds: Collection[str]) -> list[str]:
+    """What the names of a picture's files end with, behind its own name.
 
-    The panel says above the pictures what the model was trained on, or `note`.
-    Files that share a stem get ``_2``, ``_3``… in the order given. Files of an earlier call are replaced.
-
-    Yields:
-        Each image, with the panel's path, or with the error of an image that cannot be read or predicted on.
+    Args:
+        tasks: Tasks that are saved.
+        kinds: Of `KINDS`: ``"panel"`` gives ``_panel.png`` (beside a task of that name ``_all_panel.png``),
+            ``"pictures"`` ``_TASK.png``, ``"arrays"`` ``.npz``, ``"png16"`` ``_TASK.16bit.png`` of normals and of
+            values in metres.
 
     Raises:
-        FileExistsError: if another file has the name of a result; nothing is written then.
-        OSError: if a result cannot be written.
+        ValueError: for another kind, none, or "png16" where no task has such pictures.
     """
-    if note is None and model.pretrained_cfg.trained_on:
-        note = f"Trained on {model.pretrained_cfg.trained_on}."
-    stems = _unique_stems(paths)
-    endings = [*(f"_{task}.png" for task in model.tasks), "_panel.png", ".npz"]
-    for target in (folder / f"{stem}{ending}" for stem in stems for ending in endings):
-        if target.exists() and not _is_ours(target):
-            raise FileExistsError(
-                f"{str(target)!r} would be replaced, but is no file of `demt predict`; choose another folder"
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ValueError(f"Expected `save` to be of {', '.join(KINDS)}, got {unknown[0]!r}")
+    if not kinds:
+        raise ValueError(f"`save` names nothing to save; expected some of {', '.join(KINDS)}")
+    deep = [f"_{name}.16bit.png" for name, task in tasks.items() if _is_deep(task)]
+    if "png16" in kinds and not deep:
+        raise ValueError(f"`save` asks for png16, pictures of normals and of metres; the tasks are {list(tasks)}")
+    found: list[str] = [panel_ending(tasks)] * ("panel" in kinds) + [".npz"] * ("arrays" in kinds)
+    return found + [f"_{name}.png" for name in tasks] * ("pictures" in kinds) + deep * ("png16" in kinds)
+
+
+def panel_ending(tasks: Iterable[str]) -> str:
+    """What the name of the panel ends with."""
+    return "_all_panel.png" if "panel" in tasks else "_panel.png"
+
+
+def encode(
+    tasks: Mapping[str, Task],
+    prediction: Mapping[str, NDArray[Any]],
+    image: Image.Image | None,
+    kinds: Collection[str],
+    *,
+    digest: str = "",
+    note: str | None = None,
+) -> dict[str, bytes]:
+    """Contents of a picture's files by ending, see `endings`.
+
+    Args:
+        tasks: Tasks that are saved.
+        prediction: Their predictions, as `demt.predict` gives them.
+        image: The picture, for the panel; as large as `demt.viz.fitted_image` makes it, or larger.
+        kinds: See `endings`.
+        digest: What `mark_of` finds in each of the files.
+        note: A line on the panel.
+    """
+    files: dict[str, bytes] = {}
+    if "panel" in kinds:
+        assert image is not None
+        files[panel_ending(tasks)] = _png(panel(image, prediction, tasks, note=note), digest)
+    if "arrays" in kinds:
+        files[".npz"] = _npz(prediction, digest)
+    for name, task in tasks.items():
+        if "pictures" in kinds:
+            files[f"_{name}.png"] = _png(task_picture(task, prediction[name]), digest)
+        if "png16" in kinds and _is_deep(task):
+            values = deep_values(task, prediction[name])
+            grey = values.ndim == 2
+            files[f"_{name}.16bit.png"] = (
+                _png(Image.fromarray(values), digest) if grey else encode_colours(values, _about(digest))
             )
-    run = partial(predict, model, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
-    for start in range(0, len(paths), batch_size):
-        for place, result in enumerate(_predict_files(run, paths[start : start + batch_size]), start):
-            if isinstance(result, Exception):
-                yield paths[place], result
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
-            yield paths[place], _save(model, *result, folder, stems[place], note)
+    return files
 
 
-def _predict_files(run: Any, paths: Sequence[Path]) -> list[tuple[Tensor, Prediction] | Exception]:
-    """Images and their predictions; an error in the place of what is broken, and of nothing else."""
-    results: dict[int, Any] = {}
-    images: dict[int, Tensor] = {}
-    for place, path in enumerate(paths):
-        try:
-            images[place] = read_image(path)
-        except (ValueError, OSError) as error:
-            results[place] = error
+def mark_of(file: Path | IO[bytes]) -> str | None:
+    """Which call wrote a file: the `digest` that it was encoded with; None for a file of anyone else."""
     try:
-        results |= zip(images, zip(images.values(), run(list(images.values()))))
-    except ValueError:
-        for place, image in images.items():
-            try:
-                results[place] = image, run(image)
-            except ValueError as error:
-                results[place] = error
-    return [results[place] for place in range(len(paths))]
+        with Image.open(file, formats=["PNG"]) as picture:
+            return str(picture.info.get(MARK, "")) if picture.info.get("Software") == MARK else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        pass
+    try:
+        with zipfile.ZipFile(file) as archive:
+            comment = archive.comment.decode("latin1")
+            return comment.removeprefix(MARK).strip() if comment.startswith(MARK) else None
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
 
 
-def _save(
-    model: MultiTaskModel, image: Tensor, prediction: Prediction, folder: Path, stem: str, note: str | None
-) -> Path:
-    picture = Image.fromarray(np.rint(255 * image.permute(1, 2, 0).numpy()).astype(np.uint8))
-    for name, values in prediction.items():
-        _save_picture(task_picture(model.tasks[name], values), folder / f"{stem}_{name}.png")
+def check_free(folder: Path, stems: Iterable[str], tasks: Mapping[str, Task]) -> None:
+    """Raise `FileExistsError` where a result would replace a file that `demt predict` did not write."""
+    for target in (folder / f"{stem}{ending}" for stem in stems for ending in endings(tasks, DEFAULT_KINDS)):
+        if target.exists() and mark_of(target) is None:
+            raise not_ours(target)
+
+
+def not_ours(target: Path) -> FileExistsError:
+    """The error of a result that would replace a file of someone else."""
+    return FileExistsError(
+        f"{str(target)!r} would be replaced, but is no file of `demt predict`; choose another folder"
+    )
+
+
+def save_prediction(prediction: Prediction, folder: Path, stem: str, *, note: str | None = None) -> Path:
+    """Write the files of one image, without a look at what they replace; gives the panel's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = encode(prediction.tasks, prediction, prediction.image, DEFAULT_KINDS, note=note or prediction.note)
+    for ending, contents in files.items():
+        write_whole(folder / f"{stem}{ending}", writer(contents))
+    return folder / f"{stem}{panel_ending(prediction)}"
+
+
+def writer(contents: bytes) -> Callable[[str], Any]:
+    """What `demt.files.write_whole` calls to write these bytes."""
+    return lambda path: Path(path).write_bytes(contents)
+
+
+def deep_values(task: Task, prediction: NDArray[Any]) -> NDArray[np.uint16]:
+    """Normals or metres as 16-bit numbers, (H, W, 3) or (H, W).
+
+    Metres become millimetres, rounded; 0 stands for what is no positive depth or more than 65.535 m. Components of
+    normals become (n + 1) · 32767.5, rounded. `demt.data.MultiTaskFolder` reads them as ``"millimetres"`` and
+    ``"rgb_normals_16"``.
+    """
+    if task.activation == "unit":
+        return np.rint((prediction.transpose(1, 2, 0).astype(np.float64) + 1) * 32767.5).astype(np.uint16)
+    millimetres = np.rint(prediction.astype(np.float64) * 1000)
+    return np.where((millimetres > 0) & (millimetres < 2**16), millimetres, 0).astype(np.uint16)
+
+
+def _is_deep(task: Task) -> bool:
+    metres = task.activation == "identity" and task.channels == 1 and task.unit == "m"
+    return metres or (task.activation == "unit" and task.channels == 3)
+
+
+def _about(digest: str) -> dict[str, str]:
+    return {"Software": MARK, MARK: digest}
+
+
+def _png(picture: Image.Image, digest: str) -> bytes:
+    about, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    for key, text in _about(digest).items():
+        about.add_text(key, text)
+    picture.save(buffer, format="PNG", pnginfo=about)
+    return buffer.getvalue()
+
+
+def _npz(prediction: Mapping[str, NDArray[Any]], digest: str) -> bytes:
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = dict(prediction)
-    np.savez_compressed(buffer, **arrays)
-    with zipfile.ZipFile(buffer, "a") as archive:
-        archive.comment = MARK.encode()
-    write_whole(folder / f"{stem}.npz", lambda target: Path(target).write_bytes(buffer.getvalue()))
-    overview = folder / f"{stem}_panel.png"
-    _save_picture(panel(picture, prediction, model.tasks, note=note), overview)
-    return overview
-
-
-def _save_picture(picture: Image.Image, path: Path) -> None:
-    about = PngImagePlugin.PngInfo()
-    about.add_text("Software", MARK)
-    write_whole(path, lambda target: picture.save(target, format="PNG", pnginfo=about))
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        if path.suffix == ".npz":
-            with zipfile.ZipFile(path) as archive:
-                return archive.comment == MARK.encode()
-        with Image.open(path, formats=["PNG"]) as picture:
-            return bool(picture.info.get("Software") == MARK)
-    except (OSError, SyntaxError, ValueError, zipfile.BadZipFile):
-        return False
-
-
-def _unique_stems(paths: Sequence[Path]) -> list[str]:
-    taken: set[str] = set()
-    stems = []
-    for path in paths:
-        stem, count = path.stem, 1
-        # Some file systems do not tell A from a.
-        while stem.casefold() in taken:
-            count += 1
-            stem = f"{path.stem}_{count}"
-        taken.add(stem.casefold())
-        stems.append(stem)
-    return stems
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        # As np.savez_compressed, for tasks that have the name of one of its arguments, too.
+        for name, values in prediction.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, values, allow_pickle=False)
+        archive.comment = f"{MARK} {digest}".strip().encode()
+    return buffer.getvalue()

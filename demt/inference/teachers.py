@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -17,11 +16,11 @@ from torch import Tensor
 from demt.data.declare import parse_tasks
 from demt.data.images import read_image
 from demt.factory import create_model
-from demt.inference.forward import finite_logits, in_eval_mode
+from demt.inference.blend import class_confidence
+from demt.inference.forward import finite_logits, in_eval_mode, model_digest
 from demt.inference.predict import at_size
 from demt.inference.preprocess import prepare
 from demt.models import MultiTaskModel
-from demt.ops.resize import resize
 from demt.tasks import DATASETS, Task, TaskSpec, resolve_tasks
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -96,27 +95,12 @@ def model_teacher(model: MultiTaskModel) -> Teacher:
             logits = finite_logits(model, prepare(model, image, model.pretrained_cfg.max_size))
             return {name: _opinion(model.tasks[name], maps, tuple(image.shape[-2:])) for name, maps in logits.items()}
 
-    # Not where it was loaded from: a model that was moved is the same teacher.
-    cfg, outputs = model.pretrained_cfg, [(task.name, task.channels, task.activation) for task in model.tasks.values()]
-    digest = hashlib.sha256(repr((model.config.family, outputs, cfg.mean, cfg.std, cfg.max_size)).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return Teacher(dict(model.tasks), function, {"model": digest.hexdigest()})
-
-
-def confidence(probabilities: Tensor, ids: NDArray[Any]) -> NDArray[np.float32]:
-    """Probability of the classes (H, W) that were chosen, from those (1, K, h, w) of all: one class at a time."""
-    chosen, found = torch.from_numpy(ids.astype(np.int64)), torch.zeros(ids.shape)
-    for index in range(probabilities.shape[1]):
-        values = resize(probabilities[:, index : index + 1], ids.shape)[0, 0].cpu()
-        found = torch.where(chosen == index, values, found)
-    return found.numpy()
+    return Teacher(dict(model.tasks), function, {"model": model_digest(model)})
 
 
 def _opinion(task: Task, logits: Tensor, size: tuple[int, ...]) -> Opinion:
     values = at_size(task, logits, size)
-    return (values, confidence(logits.float().softmax(1), values)) if task.activation == "argmax" else values
+    return (values, class_confidence(logits.float().softmax(1), values)) if task.activation == "argmax" else values
 
 
 def _with_tasks(teacher: Teacher, tasks: Any) -> Teacher:

@@ -1,9 +1,7 @@
 """Predictions on images of any size in bounded memory: overlapping tiles, blended into one map.
 
-Tiles are blended in what a prediction means, before its last, discrete step: class maps and probabilities as
-probabilities, where a tile's say is bounded by its weight however large its logits are; normals as unit vectors, as the
-length of what the network puts out has no meaning; other values as they are. Weights fall linearly towards a tile's
-inner borders. The mean is updated tile by tile, so that tiles that agree give exactly what they agree on.
+What is blended, `demt.inference.blend` says. Weights fall linearly towards a tile's inner borders. The mean is updated
+tile by tile, so that tiles that agree give exactly what they agree on.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from demt.inference.blend import blendable, finish
 from demt.inference.forward import finite_logits
 from demt.inference.preprocess import prepare
 from demt.models import MultiTaskModel
@@ -79,7 +78,7 @@ def predict_tiled(
             shares = band.shares(areas, [rows[:, None] * _ramp(*each, width, overlap[1]) for each in batch])
             for name in list(logits):
                 # Each task's logits go before the next task's are made into something else.
-                values = _blendable(model.tasks[name], logits.pop(name))
+                values = blendable(model.tasks[name], logits.pop(name))
                 band.blend(name, values.mT if turned else values, areas, shares)
     band.move_to(height, model.tasks, views)
     return outputs
@@ -120,7 +119,7 @@ class _Band:
             return
         for name, mean in self.means.items():
             rows = mean[:, :count]
-            finished = _finish(tasks[name], rows.mT).mT if self.turned else _finish(tasks[name], rows)
+            finished = finish(tasks[name], rows.mT).mT if self.turned else finish(tasks[name], rows)
             outputs[name][..., self.top : top, :] = finished.cpu().numpy()
         for kept in (self.weight, *self.means.values()):
             rest = kept.shape[-2] - count
@@ -146,26 +145,6 @@ def _batches(across: list[Window], batch_size: int) -> Iterator[list[Window]]:
         members = [window for window in across if window[1] - window[0] == width]
         for start in range(0, len(members), batch_size):
             yield members[start : start + batch_size]
-
-
-def _blendable(task: Task, logits: Tensor) -> Tensor:
-    """Maps (B, K, H, W) of which weighted means make sense; overwrites the logits."""
-    if task.activation == "argmax":
-        # A softmax in place: another map of all classes would be the largest thing in memory.
-        values = logits.float()
-        values = values.sub_(values.amax(1, keepdim=True)).exp_()
-        return values.div_(values.sum(1, keepdim=True))
-    values = task.predict(logits)
-    return values[:, None] if values.ndim == 3 else values
-
-
-def _finish(task: Task, mean: Tensor) -> Tensor:
-    """The prediction that a mean (K, h, w) stands for."""
-    if task.activation == "argmax":
-        return mean.argmax(0)
-    if task.activation == "unit":
-        return task.predict(mean[None])[0]
-    return mean[0] if len(mean) == 1 else mean
 
 
 def _empty(task: Task, height: int, width: int) -> NDArray[Any]:

@@ -7,20 +7,20 @@ for speed lies in `demt.ops`, each function beside a plain one that computes the
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demt.config import InitialOffsets, InteractionAttention, QueryAttention
+from demt.layers.attention import attention_function, query_and_key
 from demt.layers.checks import check_choice, check_divides, check_maps, check_positive
 from demt.ops import (
     deform_mix,
     float32_convolution,
-    global_attention,
     is_hooked,
-    linear_attention,
     per_pixel,
-    pixel_attention,
     resize,
 )
 
@@ -207,17 +207,22 @@ class TaskInteractionBlock(nn.Module):
 
     Args:
         channels: Channels D of the maps.
-        heads: Attention heads (``"global"`` only uses them; released: 4 in DeMT, 2 in DeMTG and DeGMix).
+        heads: Attention heads (``"pointwise"`` has none; released: 4 in DeMT, 2 in DeMTG and DeGMix).
         attention: ``"global"``: self-attention over all T·H·W tokens of an image, as in the papers;
             ``"pointwise"``: each token attends to itself alone, which is what the released models compute. The
             attention is then its value and output projection, and the block has no query and key parameters.
+            At linear cost, of other papers: ``"window"``: over the T·`window`² tokens of a window
+            (`demt.ops.window_attention`); ``"deformable"``: over T·`points` learnt points a head
+            (`demt.ops.deformable_attention`), which start on rays around the pixel, with equal weights.
+        window, shift: Side of the windows in pixels, and how far they are shifted: less than `window`.
+        points: Points of a head in the map of each task.
 
     Shape:
         Task-stacked (B, T, D, H, W), or (B, D, H, W) for one task, to the same shape.
 
     Raises:
-        ValueError: if `heads` does not divide `channels`, for an unknown `attention`, or an input whose shape or dtype
-            does not fit.
+        ValueError: if `heads` does not divide `channels`, for an unknown `attention` or numbers that do not fit, or an
+            input whose shape or dtype does not fit.
 
     Example:
         >>> import torch
@@ -225,15 +230,23 @@ class TaskInteractionBlock(nn.Module):
         torch.Size([2, 3, 8, 5, 7])
     """
 
-    def __init__(self, channels: int, *, heads: int = 4, attention: InteractionAttention = "pointwise") -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        heads: int = 4,
+        attention: InteractionAttention = "pointwise",
+        window: int = 8,
+        shift: int = 0,
+        points: int = 4,
+    ) -> None:
         super().__init__()
         check_divides("heads", heads, "channels", channels)
-        check_choice("attention", attention, ("pointwise", "global"))
+        check_choice("attention", attention, get_args(InteractionAttention))
         self.channels, self.heads, self.attention = channels, heads, attention
-        if attention == "global":
-            self.query = nn.Linear(channels, channels)
-            # A key bias adds the same to all scores of a query: softmax cancels it.
-            self.key = nn.Linear(channels, channels, bias=False)
+        if attention != "pointwise":
+            self.attend = attention_function(attention, heads, window=window, shift=shift)
+            self.query, self.key = query_and_key(attention, channels, heads, points)
         self.value = nn.Linear(channels, channels)
         self.proj = nn.Linear(channels, channels)
         self.linear = nn.Linear(channels, channels)
@@ -245,7 +258,7 @@ class TaskInteractionBlock(nn.Module):
         if self.attention == "pointwise":
             return per_pixel(stacked, self.value, *out)
         maps = stacked if stacked.ndim == 5 else stacked[:, None]
-        fused = global_attention(maps, maps, [self.query], [self.key], [self.value], out, self.heads)
+        fused = self.attend(maps, maps, [self.query], [self.key], [self.value], out)
         return fused.view(stacked.shape)
 
 
@@ -257,9 +270,11 @@ class TaskQueryBlock(nn.Module):
         heads: Attention heads (released: 4 in DeMT, 2 in DeMTG and DeGMix).
         attention: ``"pixelwise"``: the query at a pixel attends (softmax) to the T fused tokens of that pixel (released
             DeMT, DeMTG); ``"linear"``: no softmax, Q·(KᵀV)·scale over all T·H·W tokens (released DeGMix);
-            ``"global"``: softmax attention over all T·H·W tokens (papers).
+            ``"global"``: softmax attention over all T·H·W tokens (papers); ``"window"`` and ``"deformable"``: over
+            those of a window or of learnt points, see `TaskInteractionBlock`.
         pre_norm: LayerNorm on the inputs of the query, key and value projections, which then have no bias, as in
             DeGMix. By default only with ``"linear"``, which needs it.
+        window, shift, points: See `TaskInteractionBlock`.
 
     Shape:
         x (B, D, H, W) and fused (B, T, D, H, W), or (B, D, H, W) for one task, to (B, D, H, W). Every image of a batch
@@ -267,7 +282,7 @@ class TaskQueryBlock(nn.Module):
 
     Raises:
         ValueError: if `heads` does not divide `channels`, for an unknown `attention`, ``pre_norm=False`` with
-            ``"linear"``, or inputs whose shapes or dtypes do not fit.
+            ``"linear"``, numbers that do not fit, or inputs whose shapes or dtypes do not.
 
     Example:
         >>> import torch
@@ -283,20 +298,22 @@ class TaskQueryBlock(nn.Module):
         heads: int = 4,
         attention: QueryAttention = "pixelwise",
         pre_norm: bool | None = None,
+        window: int = 8,
+        shift: int = 0,
+        points: int = 4,
     ) -> None:
         super().__init__()
         check_divides("heads", heads, "channels", channels)
-        check_choice("attention", attention, ("pixelwise", "linear", "global"))
+        check_choice("attention", attention, get_args(QueryAttention))
         pre_norm = attention == "linear" if pre_norm is None else pre_norm
         if attention == "linear" and not pre_norm:
             raise ValueError("Expected `pre_norm` to be True with attention='linear', got False")
         self.channels, self.heads, self.attention = channels, heads, attention
+        self.attend = attention_function(attention, heads, window=window, shift=shift)
         self.norm_query, self.norm_key, self.norm_value = (
             nn.LayerNorm(channels) if pre_norm else nn.Identity() for _ in range(3)
         )
-        self.query = nn.Linear(channels, channels, bias=not pre_norm)
-        # A key bias adds the same to all scores of a query: softmax cancels it.
-        self.key = nn.Linear(channels, channels, bias=False)
+        self.query, self.key = query_and_key(attention, channels, heads, points, bias=not pre_norm)
         self.value = nn.Linear(channels, channels, bias=not pre_norm)
         self.proj = nn.Linear(channels, channels)
         self.linear = nn.Linear(channels, channels)
@@ -312,8 +329,7 @@ class TaskQueryBlock(nn.Module):
             )
         q, k, v = (self.norm_query, self.query), (self.norm_key, self.key), (self.norm_value, self.value)
         out = (self.proj, self.linear)
-        attend = {"pixelwise": pixel_attention, "linear": linear_attention, "global": global_attention}[self.attention]
-        return per_pixel(attend(x, fused, q, k, v, out, self.heads), self.norm, residual=x)
+        return per_pixel(self.attend(x, fused, q, k, v, out), self.norm, residual=x)
 
 
 class GatingAttention(nn.Module):
@@ -367,7 +383,7 @@ class TaskHead(nn.Module):
         hidden_channels: Width between the convolutions; D by default.
 
     Shape:
-        (B, D, h, w) to (B, out_channels, *size).
+        (B, D, h, w) to (B, out_channels, h, w), or (B, out_channels, H, W) with `size` (H, W).
 
     Raises:
         ValueError: for numbers of channels below 1, or an input whose shape or dtype does not fit.

@@ -16,10 +16,14 @@ def check_positive(**values: Any) -> None:
 
 
 def check_divides(divisor_name: str, divisor: int, name: str, value: int) -> None:
-    """Raise `ValueError` unless `divisor` divides `value`."""
+    """Raise `ValueError` unless `divisor` divides `value`, with the next smaller one that does."""
     check_positive(**{divisor_name: divisor, name: value})
     if value % divisor:
-        raise ValueError(f"Expected `{divisor_name}` to divide `{name}`, got {divisor_name}={divisor}, {name}={value}")
+        smaller = next(n for n in range(min(divisor, value), 0, -1) if value % n == 0)
+        raise ValueError(
+            f"Expected `{divisor_name}` to divide `{name}`, got {divisor_name}={divisor}, {name}={value}; "
+            f"pass {divisor_name}={smaller} or another divisor"
+        )
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

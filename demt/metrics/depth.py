@@ -13,8 +13,8 @@ from demt.metrics.functional.depth import DepthSums, depth_errors, depth_sums
 class DepthMetrics(DenseMetric):
     """Root mean square error, mean relative error and share of close depths, over all labelled pixels of a data set.
 
-    `compute` returns ``rmse`` = √(Σ(p−g)²/n) in the labels' unit, ``abs_rel`` = Σ(|p−g|/g)/n, and ``delta1``, the share
-    of pixels with max(p/g, g/p) < 1.25.
+    `compute` returns ``rmse`` = √(Σ(p−g)²/n) in the labels' unit, ``abs_rel`` = ``Σ(|p−g|/g)/n``, and ``delta1``, the
+    share of pixels with max(p/g, g/p) < 1.25.
 
     Args:
         ignore_index: Label of pixels to leave out. Missing depth must have this value, not 0.

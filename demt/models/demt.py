@@ -31,7 +31,13 @@ class DeMTHead(MultiTaskHead):
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig) -> None:
         super().__init__(in_channels, strides, config)
         self.mixers = nn.ModuleDict()
-        self.interaction = TaskInteractionBlock(config.width, heads=config.heads, attention=config.interaction)
+        self.interaction = TaskInteractionBlock(
+            config.width,
+            heads=config.heads,
+            attention=config.interaction,
+            window=config.window,
+            points=config.points,
+        )
         self.queries = nn.ModuleDict()
         self.gating = GatingAttention(config.width) if config.gating else nn.Identity()
         self.reset_tasks(config.tasks)
@@ -70,4 +76,14 @@ class DeMTHead(MultiTaskHead):
 
     def _query(self) -> nn.Module:
         c = self.config
-        return TaskQueryBlock(c.width, heads=c.heads, attention=c.query, pre_norm=c.pre_norm)
+        # Where both blocks attend in windows, those of the query reach over the edges of the interaction's.
+        shift = c.window // 2 if c.interaction == c.query == "window" else 0
+        return TaskQueryBlock(
+            c.width,
+            heads=c.heads,
+            attention=c.query,
+            pre_norm=c.pre_norm,
+            window=c.window,
+            shift=shift,
+            points=c.points,
+        )

@@ -17,6 +17,7 @@ from demt.hub.pretrained import PretrainedModel
 from demt.models.baseline import BaselineHead, MultiTaskHead
 from demt.models.demt import DeMTHead
 from demt.models.limits import limited_modules
+from demt.models.summary import as_html, as_text
 from demt.ops.checkpoint import keep_statistics_in_backward
 from demt.tasks import Task
 
@@ -85,6 +86,14 @@ class MultiTaskModel(PretrainedModel):
         if torch.jit.is_tracing():  # type: ignore[attr-defined]
             images = fixed_size(images)
         return self.head(self._levels(images), tuple(images.shape[-2:]))  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        """A table of tasks and parameters; ``print(model.backbone)`` and ``print(model.head)`` list the layers."""
+        # A model that is half built, in the message of an error, has none of it.
+        return as_text(self) if "head" in self._modules else super().__repr__()
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def forward_features(self, images: Tensor) -> dict[str, Tensor]:
         """Task maps (B, D, h, w) before the task heads."""

@@ -97,7 +97,11 @@ TRAINED_ON = {
     "pascal": "PASCAL-Context (photographs)",
     "cityscapes": "Cityscapes (photographs of streets)",
     "rooms": "synthetic rooms",
+    "photos": "synthetic rooms; boundaries and saliency on photographs too",
 }
+
+#: Longest side in evaluation, where it is not that of the training size.
+MAX_SIZES = {"photos": 384}
 
 #: Training sizes of the data sets.
 SIZES = {
@@ -161,6 +165,7 @@ def make_table(hub: Mapping[str, tuple[str, str, str]]) -> dict[str, Variant]:
                 **preprocessing,
                 tag=tag,
                 input_size=size,
+                max_size=MAX_SIZES.get(dataset, 0),
                 trained_on=TRAINED_ON[dataset],
                 file=str(PACKAGED[name]) if name in PACKAGED else None,
                 hf_hub_id=repository,
@@ -175,7 +180,7 @@ def _archs() -> Iterator[tuple[str, ModelConfig, dict[str, tuple[int, int, int]]
     """Names without tags, their configuration, the image size of each tag, which begins with its data set, and how
     images are prepared.
     """
-    small_sizes = {**dict.fromkeys(SIZES, (3, 192, 256)), "rooms": (3, 96, 128)}
+    small_sizes = {**dict.fromkeys(SIZES, (3, 192, 256)), "rooms": (3, 96, 128), "photos": (3, 144, 192)}
     for family, options in FAMILIES.items():
         for backbone in {**BACKBONES, **DINO}:
             tuning = TUNING.get(backbone, ()) if family in ("demtg", "degmix") else ()

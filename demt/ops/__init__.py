@@ -1,8 +1,8 @@
 """What the layers compute, as functions written for speed, each beside a plain one in `demt.ops.reference`."""
 
 from demt.ops.attention import global_attention, linear_attention, pixel_attention
-from demt.ops.checks import float32_convolution
 from demt.ops.deform import deform_mix, deform_sample
+from demt.ops.deformable_attention import deformable_attention, points_on_rays
 from demt.ops.dispatch import Path, best_path
 from demt.ops.linear import linear
 from demt.ops.pointwise import by_rows, per_pixel, stack_tasks
@@ -12,11 +12,16 @@ from demt.ops.reference import (
     convolve_levels_reference,
     deform_mix_reference,
     deform_sample_reference,
+    deformable_attention_reference,
+    narrow_convolution_reference,
     per_pixel_reference,
     project_levels_reference,
+    window_attention_reference,
 )
 from demt.ops.resize import resize
+from demt.ops.taps import float32_convolution, narrow_convolution
 from demt.ops.torch_private import is_hooked
+from demt.ops.window_attention import window_attention
 
 __all__ = [
     "Path",
@@ -29,16 +34,23 @@ __all__ = [
     "deform_mix_reference",
     "deform_sample",
     "deform_sample_reference",
+    "deformable_attention",
+    "deformable_attention_reference",
     "float32_convolution",
     "global_attention",
     "is_hooked",
     "linear",
     "linear_attention",
+    "narrow_convolution",
+    "narrow_convolution_reference",
     "per_pixel",
     "per_pixel_reference",
     "pixel_attention",
+    "points_on_rays",
     "project_levels",
     "project_levels_reference",
     "resize",
     "stack_tasks",
+    "window_attention",
+    "window_attention_reference",
 ]

@@ -14,9 +14,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
+from demt.ops.attend import attend_to_pixel
 from demt.ops.checks import without_autocast
-from demt.ops.linear import linear
 from demt.ops.pointwise import channels_first, channels_last, compose, is_plain, per_pixel
 from demt.ops.reference import attention_reference
 
@@ -34,16 +35,12 @@ def pixel_attention(
     if not _known(query, key, value):
         return attention_reference(x, fused, query, key, value, out, heads, "pixelwise")
     (*key_norms, key_layer), (*value_norms, value_layer) = key, value
-    keys, values = (channels_last(per_pixel(fused, *norms)).flatten(0, 2) for norms in (key_norms, value_norms))
-    asked = channels_last(per_pixel(x, *query)) * (x.shape[1] // heads) ** -0.5
-    queries = rearrange(asked, "b h w (n d) -> n (b h w) d", n=heads)
-    key_weight = rearrange(key_layer.weight, "(n d) c -> n c d", n=heads)
-    value_weight = rearrange(value_layer.weight, "(n d) c -> n d c", n=heads)
-    # All heads of a pixel in one small product over its T tokens.
-    into_fused = torch.stack([linear(each, weight) for each, weight in zip(queries, key_weight)], dim=1)
-    weights = torch.bmm(keys, into_fused.mT).softmax(1)  # (pixels, T, heads)
-    pooled = torch.bmm(weights.mT, values).unbind(1)
-    attended = torch.cat([linear(each, weight) for each, weight in zip(pooled, value_weight)], dim=-1)
+    if all(type(each) is nn.Identity for each in (*key_norms, *value_norms)):
+        keys = values = channels_last(fused).flatten(0, 2)
+    else:
+        keys, values = (channels_last(per_pixel(fused, *norms)).flatten(0, 2) for norms in (key_norms, value_norms))
+    asked = channels_last(per_pixel(x, *query))
+    attended = attend_to_pixel(asked.flatten(0, 2), keys, values, key_layer.weight, value_layer.weight, heads)
     if value_layer.bias is not None:
         attended = attended + value_layer.bias
     return per_pixel(channels_first(attended.view(asked.shape)), *out)
@@ -114,3 +111,20 @@ def _with_norm(layer: nn.Linear, norm: nn.LayerNorm, dtype: torch.dtype) -> Tens
 
 def _known(*layers: Layers) -> bool:
     return all(is_plain(layer, nn.Linear, nn.LayerNorm, nn.Identity) for each in layers for layer in each)
+
+
+def _flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _backward_flops(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(grad, query, key, value))
+
+
+# Torch's counter of FLOPs knows the fused attention of GPUs, but in some versions not that of CPUs.
+for _operator, _formula in (
+    (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, _flops),
+    (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, _backward_flops),
+):
+    if _operator not in flop_registry:
+        register_flop_formula(_operator)(_formula)

@@ -3,8 +3,7 @@
 import contextlib
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -71,13 +70,3 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
     if device.type == "meta":
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
-
-
-def float32_convolution(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """`layer(x)` in float32 at least, whatever autocast says: half precision cannot hold coordinates."""
-    with without_autocast(x.device):
-        dtype = compute_dtype(x.dtype)
-        if layer.weight.dtype == dtype:
-            return layer(x.to(dtype))  # type: ignore[no-any-return]
-        bias = None if layer.bias is None else layer.bias.to(dtype)
-        return F.conv2d(x.to(dtype), layer.weight.to(dtype), bias, padding=layer.padding, groups=layer.groups)

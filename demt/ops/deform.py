@@ -18,6 +18,7 @@ from demt.ops.checks import (
     check_shape,
     without_autocast,
 )
+from demt.ops.deform_kept import KeptDeformMix, fits
 from demt.ops.dispatch import log_fallback, standard_operators_are_asked, triton_obstacle
 from demt.ops.grid_sample import (
     deform_mix_backward,
@@ -25,6 +26,7 @@ from demt.ops.grid_sample import (
     deform_sample_backward,
     deform_sample_forward,
 )
+from demt.ops.linear import is_training_step_on_cpu
 from demt.ops.standard import deform_mix_standard, deform_sample_standard
 
 
@@ -81,6 +83,10 @@ def deform_mix(
     check_offset_dtype(x, hidden=hidden, offset_weight=offset_weight, offset_bias=offset_bias)
     if standard_operators_are_asked():
         return deform_mix_standard(x, hidden, offset_weight, offset_bias, weight, bias)
+    inputs = (x, hidden, offset_weight, offset_bias, weight, bias)
+    if fits(x, hidden, offset_weight) and is_training_step_on_cpu(*inputs):
+        out: Tensor = KeptDeformMix.apply(*inputs)  # type: ignore[no-untyped-call]
+        return out
     return _mix_op(x, hidden, offset_weight, offset_bias, weight, bias)
 
 

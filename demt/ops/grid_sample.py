@@ -144,7 +144,7 @@ def deform_mix_forward(
     out = x.new_empty(batch, weight.shape[0], height * width)
     if out.numel() == 0 or channels == 0:
         return out.unflatten(2, (height, width)) + bias[:, None, None]
-    generator = _generator(offset_weight, offset_bias, height, width, dtype)
+    generator = generator_matrices(offset_weight, offset_bias, height, width, dtype)
     weight, bias = weight.to(dtype), bias.to(dtype)
     rows = min(height, chunk_length(x.device, channels * width))
     for image in range(batch):
@@ -179,7 +179,7 @@ def deform_mix_backward(
         zeros = torch.zeros_like
         return grad_x, grad_hidden, zeros(offset_weight), zeros(offset_bias), zeros(weight)
     grad_weight = torch.zeros(weight.shape, dtype=dtype, device=x.device)
-    generator = _generator(offset_weight, offset_bias, height, width, dtype)
+    generator = generator_matrices(offset_weight, offset_bias, height, width, dtype)
     grad_generator = torch.zeros_like(generator)
     mixing = weight.to(dtype)
     per_half, per_group = groups // len(generator), channels // groups
@@ -205,7 +205,7 @@ def deform_mix_backward(
                 grad_columns[half] += linear(generator[half, rows].mT, grad_grid.mT)
         if need_sampling:
             grad_hidden[image] = F.fold(grad_columns[:, :-3].flatten(0, 1), (height, width), 3, padding=1)
-    grad_offset_weight, grad_offset_bias = _split_generator(grad_generator, offset_weight, height, width)
+    grad_offset_weight, grad_offset_bias = split_generator(grad_generator, offset_weight, height, width)
     return grad_x, grad_hidden, grad_offset_weight, grad_offset_bias, grad_weight.to(weight.dtype)
 
 
@@ -220,7 +220,7 @@ def _sample_rows(maps: Tensor, hidden: Tensor, generator: Tensor, top: int, bott
     return torch.cat(sampled)
 
 
-def _generator(weight: Tensor, bias: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
+def generator_matrices(weight: Tensor, bias: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
     """The offset convolution as matrices (halves, 2G / halves, K + 3): for every offset group a row for the grid's
     column, then one for its row. With an odd G one group reads both halves of the hidden map, so there is one matrix.
     """
@@ -236,8 +236,8 @@ def _generator(weight: Tensor, bias: Tensor, height: int, width: int, dtype: tor
     return matrices.reshape(1 if groups % 2 else 2, -1, matrices.shape[-1])
 
 
-def _split_generator(grad: Tensor, weight: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Gradients of the convolution's weight and bias from that of `_generator`'s matrices."""
+def split_generator(grad: Tensor, weight: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Gradients of the convolution's weight and bias from that of `generator_matrices`'s matrices."""
     groups = weight.shape[0] // 2
     scale = grad.new_tensor([2 / height, 2 / width])[:, None]
     pixels = (grad.reshape(groups, 2, -1).flip(1) * scale).reshape(2 * groups, -1)

@@ -38,19 +38,40 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
-        type(x) is Tensor
-        and type(weight) in (Tensor, nn.Parameter)
-        and (bias is None or type(bias) in (Tensor, nn.Parameter))
-        and x.is_cpu
-        and x.dtype == weight.dtype == torch.float32
+        x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
         and weight.numel() > 0
+        and is_eager_on_cpu(x, weight, bias)
+        and bool(torch.backends.mkldnn.enabled)
+        and _has_avx512()
+    )
+
+
+def is_eager_on_cpu(*tensors: Tensor | None) -> bool:
+    """Whether these are torch's own tensors on a CPU, computed with now and as they are: no graph is captured, no
+    autocast casts them, nothing transforms functions of them.
+    """
+    return (
+        all(each is None or (type(each) in (Tensor, nn.Parameter) and each.is_cpu) for each in tensors)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and not torch.is_autocast_enabled("cpu")
-        and bool(torch.backends.mkldnn.enabled)
         and not is_transformed()
-        and _has_avx512()
+    )
+
+
+def is_training_step_on_cpu(*tensors: Tensor | None) -> bool:
+    """The same of tensors of one type, float32 or float64, not empty, of which gradients are recorded.
+
+    What is written for training steps may then have a backward pass of its own.
+    """
+    given = [each for each in tensors if each is not None]
+    return (
+        torch.is_grad_enabled()
+        and any(each.requires_grad for each in given)
+        and given[0].dtype in (torch.float32, torch.float64)
+        and all(each.dtype == given[0].dtype and each.numel() > 0 for each in given)
+        and is_eager_on_cpu(*tensors)
     )
 
 

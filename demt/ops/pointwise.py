@@ -6,13 +6,14 @@ Shapes: maps are (B, D, H, W), or (B, T, D, H, W) for the maps of T tasks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demt.ops.linear import linear
+from demt.ops.linear import is_training_step_on_cpu, linear
 from demt.ops.reference import per_pixel_reference
 from demt.ops.torch_private import all_modules_are_hooked, is_hooked
 
@@ -49,7 +50,11 @@ def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, over
     modules = [layer for layer in layers if isinstance(layer, nn.Module)]
     if not all(is_plain(module, *_KNOWN) for module in modules):
         return per_pixel_reference(maps, *layers, residual=residual)
-    steps = _steps(layers)
+    # Batch norm in training needs all pixels at once.
+    normalised = any(isinstance(m, nn.BatchNorm2d) and m.training for m in modules)
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    as_one = normalised and maps.ndim == 4 and is_training_step_on_cpu(maps, *parameters)
+    steps = _steps(layers, _over_one_image if as_one else partial(_over_channels, linear))
 
     def apply(maps: Tensor, residual: Tensor | None = None) -> Tensor:
         for step in steps:
@@ -57,24 +62,28 @@ def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, over
         return maps if residual is None else residual + maps
 
     inputs = [maps] if residual is None else [maps, residual]
-    # Batch norm in training needs all pixels at once; a single layer has no intermediate map.
-    if len(steps) == len(inputs) == 1 or any(isinstance(m, nn.BatchNorm2d) and m.training for m in modules):
+    if as_one:
+        return _as_batch(apply(*(_as_one_image(each) for each in inputs)), len(maps))
+    # A single layer has no intermediate map.
+    if len(steps) == len(inputs) == 1 or normalised:
         return apply(*inputs)
     return by_rows(lambda *rows: [apply(*rows)], inputs, reuse=[maps] if overwrite else ())[0]
 
 
-def _steps(layers: Sequence[Layer]) -> list[Callable[[Tensor], Tensor]]:
-    """The layers as functions of maps, linear ones in a row as one."""
+def _steps(
+    layers: Sequence[Layer], by_matrix: Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]]
+) -> list[Callable[[Tensor], Tensor]]:
+    """The layers as functions of maps, linear ones in a row as one: `by_matrix` of their weight and bias."""
     steps: list[Callable[[Tensor], Tensor]] = []
     row: list[nn.Module] = []
     for layer in layers:
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             row.append(layer)
         elif not isinstance(layer, nn.Identity):
-            steps += [_over_channels(linear, *compose(row))] if row else []
+            steps += [by_matrix(*compose(row))] if row else []
             steps.append(_over_channels(layer) if isinstance(layer, nn.LayerNorm) else layer)
             row = []
-    return [*steps, _over_channels(linear, *compose(row))] if row else steps
+    return [*steps, by_matrix(*compose(row))] if row else steps
 
 
 def compose(layers: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
@@ -88,6 +97,27 @@ def compose(layers: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
         matrix = layer.weight.flatten(1)
         weight, bias = matrix @ weight, layer.bias if bias is None else F.linear(bias[None], matrix, layer.bias)[0]
     return weight, bias
+
+
+def _as_one_image(maps: Tensor) -> Tensor:
+    """Maps (B, D, H, W) below one another, (1, D, B·H, W): to layers on single pixels the same, and batch norm is three
+    times as fast.
+    """
+    return maps.transpose(0, 1).flatten(1, 2)[None]
+
+
+def _as_batch(image: Tensor, batch: int) -> Tensor:
+    return image[0].unflatten(1, (batch, -1)).transpose(0, 1)
+
+
+def _over_one_image(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """A linear layer on one image, whose result is laid out channel by channel, as batch norm and sampling want it."""
+
+    def apply(image: Tensor) -> Tensor:
+        mixed = linear(weight, channels_last(image).reshape(-1, weight.shape[1]))
+        return (mixed if bias is None else mixed + bias[:, None]).view(1, -1, *image.shape[2:])
+
+    return apply
 
 
 def _over_channels(function: Callable[..., Tensor], *parameters: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -167,4 +197,12 @@ def channels_first(tokens: Tensor) -> Tensor:
 
 def stack_tasks(maps: Iterable[Tensor]) -> Tensor:
     """Maps (B, D, H, W) of T tasks to (B, T, D, H, W), laid out in memory as `channels_last` views them."""
-    return channels_first(torch.stack([channels_last(each) for each in maps], dim=3))
+    return channels_first(torch.stack([_tokens(each) for each in maps], dim=3))
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    """`channels_last`; of maps held channel by channel a copy, as torch transposes matrices faster than other views."""
+    by_channel = maps.transpose(0, 1)
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not by_channel.is_contiguous():
+        return channels_last(maps)
+    return by_channel.flatten(1).mT.contiguous().view(channels_last(maps).shape)

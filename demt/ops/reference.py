@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -90,6 +91,67 @@ def attention_reference(
     return per_pixel_reference(attended, *out)
 
 
+def window_attention_reference(
+    x: Tensor,
+    fused: Tensor,
+    query: Sequence[Any],
+    key: Sequence[Any],
+    value: Sequence[Any],
+    out: Sequence[Any],
+    heads: int,
+    *,
+    window: int,
+    shift: int = 0,
+) -> Tensor:
+    """Global attention of every window alone, cut out of the maps; see `demt.ops.window_attention`."""
+
+    def cuts(size: int) -> list[slice]:
+        edges = [0, *range(shift or window, size, window), size]
+        return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+
+    def attend(asking: Tensor) -> Tensor:
+        bands = []
+        for rows in cuts(x.shape[-2]):
+            cells = [(rows, columns) for columns in cuts(x.shape[-1])]
+            parts = [
+                attention_reference(asking[..., i, j], fused[..., i, j], query, key, value, out, heads, "global")
+                for i, j in cells
+            ]
+            bands.append(torch.cat(parts, dim=-1))
+        return torch.cat(bands, dim=-2)
+
+    return attend(x) if x.ndim == 4 else torch.stack([attend(asking) for asking in x.unbind(1)], dim=1)
+
+
+def deformable_attention_reference(
+    x: Tensor,
+    fused: Tensor,
+    query: Sequence[Any],
+    key: Sequence[Any],
+    value: Sequence[Any],
+    out: Sequence[Any],
+    heads: int,
+) -> Tensor:
+    """Every head, task and point in turn; see `demt.ops.deformable_attention`."""
+
+    def attend(asking: Tensor) -> Tensor:
+        q, k, v = (
+            per_pixel_reference(maps, *layers) for maps, layers in ((asking, query), (fused, key), (fused, value))
+        )
+        results = []
+        for q_head, k_head, v_head in zip(q.chunk(heads, 1), k.chunk(heads, 2), v.chunk(heads, 2)):
+            samples, logits = [], []
+            for task in range(fused.shape[1]):
+                for point in (q_head + k_head[:, task]).split(3, dim=1):
+                    samples.append(deform_sample_reference(v_head[:, task], point[:, :2]))
+                    logits.append(point[:, 2:])
+            weights = torch.stack(logits).exp() / torch.stack(logits).exp().sum(0)
+            results.append((weights * torch.stack(samples)).sum(0))
+        return per_pixel_reference(torch.cat(results, dim=1), *out)
+
+    return attend(x) if x.ndim == 4 else torch.stack([attend(asking) for asking in x.unbind(1)], dim=1)
+
+
 def project_levels_reference(levels: Sequence[Tensor], layer: nn.Module) -> Tensor:
     """A linear layer over the concatenated levels, all upsampled to the first; see `demt.ops.project_levels`."""
     return per_pixel_reference(torch.cat([resize(level, levels[0].shape[-2:]) for level in levels], 1), layer)
@@ -100,3 +162,8 @@ def convolve_levels_reference(levels: Sequence[Tensor], layer: Any) -> Tensor:
     joined = torch.cat([resize(level, levels[0].shape[-2:]) for level in levels], 1)
     down, across = layer.stride
     return layer(F.pad(joined, (0, missing(joined.shape[-1], across), 0, missing(joined.shape[-2], down))))
+
+
+def narrow_convolution_reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3×3 convolution of padding 1; see `demt.ops.narrow_convolution`."""
+    return F.conv2d(x, weight, bias, padding=1)

@@ -39,7 +39,7 @@ def source_of(folder: Path) -> dict[str, Any]:
     """What `demt fetch` wrote down about the file a folder was made from; empty if that is not readable."""
     try:
         source = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return source if isinstance(source, dict) else {}
 

@@ -241,7 +241,13 @@ BUILTIN: dict[str, Task] = {
     ),
 }
 
-#: Task sets of the data sets: the three of the released models, in their order, and `demt.data.SyntheticRooms`.
+_ROOMS = {
+    "semseg": _semseg(16, ROOMS_CLASSES, ROOMS_PALETTE),
+    **{name: BUILTIN[name] for name in ("human_parts", "sal", "normals", "depth", "edge")},
+}
+
+#: Task sets of the data sets: the three of the released models, in their order, `demt.data.SyntheticRooms`, and rooms
+#: mixed with photographs that teachers labelled.
 DATASETS: dict[str, dict[str, Task]] = {
     "nyud": {
         "semseg": _semseg(40, NYUD_CLASSES, NYUD_PALETTE),
@@ -254,14 +260,8 @@ DATASETS: dict[str, dict[str, Task]] = {
         "semseg": _semseg(19, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE),
         "depth": dataclasses.replace(BUILTIN["depth"], unit="px"),
     },
-    "rooms": {
-        "semseg": _semseg(16, ROOMS_CLASSES, ROOMS_PALETTE),
-        "human_parts": BUILTIN["human_parts"],
-        "sal": BUILTIN["sal"],
-        "normals": BUILTIN["normals"],
-        "depth": BUILTIN["depth"],
-        "edge": BUILTIN["edge"],
-    },
+    "rooms": _ROOMS,
+    "photos": _ROOMS,
 }
 
 #: Data sets of the released models.
@@ -274,8 +274,8 @@ def resolve_tasks(tasks: str | TaskSpec) -> dict[str, Task]:
     """Turn what a user writes into ordered tasks.
 
     Args:
-        tasks: A data set's name (``"nyud"``, ``"pascal"``, ``"cityscapes"``, ``"rooms"``) or a mapping from task name
-            to the number of channels (built-in tasks), a `Task`, or a task's dict form.
+        tasks: A data set's name (``"nyud"``, ``"pascal"``, ``"cityscapes"``, ``"rooms"``, ``"photos"``) or a mapping
+            from task name to the number of channels (built-in tasks), a `Task`, or a task's dict form.
 
     Raises:
         ValueError: for an unknown data set, an unknown task given by its channels alone, or a channel count that the

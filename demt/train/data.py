@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from demt.config import PretrainedCfg
-from demt.data import InMemory, MultiTaskDataset, MultiTaskFolder, SyntheticRooms
+from demt.data import HubDataset, InMemory, MultiTaskDataset, MultiTaskFolder, SyntheticRooms
 from demt.data.augment import PhotometricDistortion, Shrink
 from demt.data.batch import Sample
 from demt.data.files import DataError
@@ -23,12 +23,18 @@ from demt.data.published import READERS
 from demt.data.transforms import eval_transform, strong_variation, train_transform
 from demt.models.variants import TRAINED_ON
 from demt.protocols import PROTOCOLS
+from demt.tasks import Task
 from demt.train.reading import sources_of
 from demt.train.recipe import DataPart, Recipe
 from demt.train.stopping import outlive_signals
 
+#: Data sets whose tasks and encodings a recipe declares.
+OWN = ("folder", "hub")
 
-def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -> MultiTaskDataset:
+
+def open_dataset(
+    data: DataPart, split: str, cfg: PretrainedCfg | None = None, *, tasks: Mapping[str, Task] | None = None
+) -> MultiTaskDataset:
     """The data set of a recipe.
 
     Rooms are drawn as they are to be seen: without `DataPart.render` their augmentation neither zooms nor crops.
@@ -37,12 +43,14 @@ def open_dataset(data: DataPart, split: str, cfg: PretrainedCfg | None = None) -
         data: What to open.
         split: ``"train"`` (augmented) or ``"val"``.
         cfg: The model's preprocessing: image channels, and their mean and standard deviation.
+        tasks: Those of all sources of a mixture, where they are known: a source that the split has no samples of is not
+            opened for them then.
 
     Raises:
         ValueError, DataError: if the settings do not fit together, or the data set is not there.
     """
     if data.sources:
-        return _open_mixture(data, split, cfg)
+        return _open_mixture(data, split, cfg, tasks)
     dataset = _open(data, split)
     set_transform(dataset, data, split, cfg or PretrainedCfg())
     return InMemory(dataset) if data.in_memory else dataset
@@ -55,7 +63,7 @@ def set_transform(dataset: MultiTaskDataset, data: DataPart, split: str, cfg: Pr
             set_transform(source, part, split, cfg)
         return
     files = dataset.dataset if isinstance(dataset, InMemory) else dataset
-    if isinstance(files, MultiTaskFolder):
+    if isinstance(files, (HubDataset, MultiTaskFolder)):
         files.in_chans = len(cfg.mean)
     published = data.dataset in READERS
     training = split == "train"
@@ -73,7 +81,7 @@ def set_transform(dataset: MultiTaskDataset, data: DataPart, split: str, cfg: Pr
             transform = train_transform(**options, zoom=data.zoom, strong=strong)
         else:
             transform = eval_transform(**options)
-    if data.dataset == "folder" and training and (scale := working_scale(data)):
+    if data.dataset in OWN and training and (scale := working_scale(data)):
         # Training sees things at the size at which they are evaluated and predicted.
         transform = v2.Compose([Shrink(scale), *transform.transforms])
     dataset.transform = transform
@@ -100,6 +108,20 @@ def _open(data: DataPart, split: str) -> MultiTaskDataset:
         return SyntheticRooms(size, lengths[split], seed=int(split == "val"), tasks=data.tasks)
     if not isinstance(data.tasks, (Mapping, str)):
         raise ValueError(f"Own data needs `data.tasks`, such as semseg=5,depth, got {data.tasks!r}")
+    if data.dataset == "hub":
+        part = data.train_split if split == "train" else data.val_split
+        if part is None:
+            raise ValueError("Expected `data.val_split` to name a split; only sources of a mixture may have none")
+        return HubDataset(
+            data.root,
+            data.tasks,
+            split=part,
+            columns=data.columns,
+            encodings=data.encodings,
+            subset=data.subset,
+            revision=data.revision,
+            on_error=on_error,
+        )
     return MultiTaskFolder(
         data.root,
         data.tasks,
@@ -111,13 +133,14 @@ def _open(data: DataPart, split: str) -> MultiTaskDataset:
     )
 
 
-def _open_mixture(data: DataPart, split: str, cfg: PretrainedCfg | None) -> Mixture:
+def _open_mixture(data: DataPart, split: str, cfg: PretrainedCfg | None, tasks: Mapping[str, Task] | None) -> Mixture:
     parts, opened = sources_of(data), _parts(data, split)
     if not opened:
         raise ValueError("All of `data.sources` are left out of the evaluation; give one of them `val_ids`")
-    # The model has the tasks of all sources, evaluated or not.
-    others = [_open(part, "train").tasks for part, _ in parts if (part, _) not in opened]
-    tasks = {name: task for each in others for name, task in each.items()}
+    if tasks is None:
+        # The model has the tasks of all sources, evaluated or not.
+        others = [_open(part, "train").tasks for part, _ in parts if (part, _) not in opened]
+        tasks = {name: task for each in others for name, task in each.items()}
     return Mixture([(open_dataset(part, split, cfg), weight) for part, weight in opened], tasks=tasks)
 
 
@@ -125,6 +148,8 @@ def _parts(data: DataPart, split: str) -> list[tuple[DataPart, float]]:
     """The sources that a split has samples of, and their weights."""
 
     def evaluated(part: DataPart) -> bool:
+        if part.dataset == "hub":
+            return part.val_split is not None
         return part.val_length > 0 if part.dataset == "rooms" else part.val_ids != []
 
     return [(part, weight) for part, weight in sources_of(data) if split == "train" or evaluated(part)]

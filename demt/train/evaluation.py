@@ -12,6 +12,7 @@ from torch import Tensor
 
 from demt.data import MultiTaskDataset
 from demt.data.dataset import as_multitask
+from demt.inference.forward import evaluating
 from demt.inference.preprocess import shrink
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
@@ -89,8 +90,7 @@ def evaluate(
     accelerator = accelerator or make_accelerator()
     device = accelerator.device
     max_size = None if own_size else max_size or model.pretrained_cfg.max_size
-    modes = {module: module.training for module in model.modules()}
-    model.to(device).eval()
+    model.to(device)
     metrics.to(device).reset()
     # With sharded weights processes have to call the model equally often.
     size = batch_size if forward is None else 1
@@ -102,7 +102,7 @@ def evaluate(
         worker_init_fn=outlive_signals,
     )
     losses = torch.zeros(2, len(metrics.tasks), dtype=torch.float64, device=device)
-    try:
+    with evaluating(model):
         for batch, counted in itertools.chain.from_iterable(loader):
             batch = to_device({**batch, "image": shrink(batch["image"], max_size)}, device)
             with accelerator.autocast():
@@ -122,9 +122,6 @@ def evaluate(
                 losses += torch.stack([pixels * torch.stack(list(result.parts.values())).double(), pixels])
             if advance is not None:
                 advance(sum(counted))
-    finally:
-        for module, training in modes.items():
-            module.training = training
     results = metrics.compute()
     if criterion is not None:
         sums, pixels = accelerator.reduce(losses)

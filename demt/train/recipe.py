@@ -9,7 +9,7 @@ from typing import Any, Literal
 from demt.losses.multitask import Balancing
 from demt.tasks import RELEASED
 
-DatasetName = Literal["nyud", "pascal", "cityscapes", "rooms", "folder"]
+DatasetName = Literal["nyud", "pascal", "cityscapes", "rooms", "folder", "hub"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,10 @@ class DataPart:
     """Which images and labels, and how they are prepared.
 
     Args:
-        dataset: ``"nyud"``, ``"pascal"``, ``"cityscapes"``; ``"folder"``, own data (`demt.data.MultiTaskFolder`); or
-            ``"rooms"``, `demt.data.SyntheticRooms`.
-        root: Folder of the data set.
+        dataset: ``"nyud"``, ``"pascal"``, ``"cityscapes"``; ``"folder"``, own data (`demt.data.MultiTaskFolder`);
+            ``"hub"``, own data in Parquet files or on the Hub (`demt.data.HubDataset`); or ``"rooms"``,
+            `demt.data.SyntheticRooms`.
+        root: Folder of the data set; of ``"hub"``, a Parquet file, a folder of such, or a name on the Hub.
         tasks: Own data: channels, or a task's fields, by name; or the text that ``demt data check`` proposes,
             ``"semseg=5,depth"``, as `encodings` may be one. Others: the names to take, as a list; by default all.
         protocol: Settles size, edge weight and metrics, e.g. ``"atrc"``: see `demt.data.transforms.train_transform`.
@@ -69,6 +70,9 @@ class DataPart:
         zoom: Lowest and highest factor of the random zoom; of rooms, only with `render`, and not of Cityscapes.
         encodings, index, images: Own data: see `demt.data.MultiTaskFolder`.
         train_ids, val_ids: Own data: which samples train and which evaluate, as a file of names or a list.
+        columns, subset, revision: Of ``"hub"``: see `demt.data.HubDataset`.
+        train_split, val_split: Of ``"hub"``: which splits train and evaluate, also parts such as ``"train[:90%]"``;
+            none for `val_split`: no part in the evaluation.
         length, val_length: Rooms: numbers of training and evaluation scenes.
         render: Rooms: height and width that they are drawn at where that is larger than `size`: training zooms and
             crops as with own data, and evaluation sees whole rooms.
@@ -97,6 +101,11 @@ class DataPart:
     images: str = "images"
     train_ids: Any = None
     val_ids: Any = None
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    subset: str | None = None
+    revision: str | None = None
+    train_split: str = "train"
+    val_split: str | None = "validation"
     length: int = 1000
     val_length: int = 100
     render: tuple[int, int] | None = None

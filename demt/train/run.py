@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 from demt.config import each_channel
 from demt.data import Mixture, MultiTaskDataset
 from demt.data.dataset import MultiTaskSubset, as_multitask
+from demt.inference.forward import evaluating
 from demt.losses import MultiTaskLoss
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
@@ -94,7 +95,8 @@ class Run:
         self.accelerator = accelerator or accelerator_for(recipe)
         data = recipe.data
         self.train_set = open_dataset(data, "train") if train_set is None else as_multitask(train_set)
-        self.val_set = open_dataset(data, "val") if val_set is None else as_multitask(val_set)
+        known = self.train_set.tasks if train_set is None else None
+        self.val_set = open_dataset(data, "val", tasks=known) if val_set is None else as_multitask(val_set)
         tasks = self.train_set.tasks
         with self.accelerator.main_process_first():
             self.plain = make_model(recipe, data, tasks) if model is None else model
@@ -113,6 +115,9 @@ class Run:
         own = [part for part, _ in sources_of(data) if part.dataset == "folder"]
         if val_set is None and any(part.val_ids is None for part in own):
             _logger.warning("`data.val_ids` is not given: evaluation is on all samples, those trained on among them")
+        hub = [part for part, _ in sources_of(data) if part.dataset == "hub"]
+        if val_set is None and any(part.val_split == part.train_split for part in hub):
+            _logger.warning("`data.val_split` is `data.train_split`: evaluation is on samples that were trained on")
         parts = [s.dataset if isinstance(s, MultiTaskSubset) else None for s in (self.train_set, self.val_set)]
         if parts[0] is not None and parts[0] is parts[1]:
             _logger.warning(
@@ -187,14 +192,8 @@ class Run:
         """
         batch = to_device(Batches(self.val_set, 0).__getitems__([(0, 0)]), self.accelerator.device)
         model = self.model if self.sharded else self.evaluated
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
-            with torch.no_grad(), self.accelerator.autocast():
-                outputs = {name: maps.float() for name, maps in model(batch["image"]).items()}
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with evaluating(model), torch.no_grad(), self.accelerator.autocast():
+            outputs = {name: maps.float() for name, maps in model(batch["image"]).items()}
         metrics = self.metrics.to(self.accelerator.device)
         metrics.reset()
         try:

@@ -2,9 +2,12 @@
 
     python -m tests.benchmarks.models [--threads 2] [--rounds 5] [--backbone swin_tiny] [--device cpu]
     python -m tests.benchmarks.models --plot cost.png
+    python -m tests.benchmarks.models --steps [--rounds 7]
 
 The first command prints tables of ratios (medians over interleaved rounds); peak memory is of a process of its own a
 line. The second measures time and memory of the fused models on images from 256x512 to 1024x2048 and plots them.
+The third prints what a training step of each family costs, in steps of the multi-task baseline: processor time of one
+thread, interleaved, so that other work on the machine hardly counts.
 """
 
 import argparse
@@ -68,6 +71,27 @@ def _memory_of(way, name, threads, size):
 def step(head, levels, size):
     sum(out.square().mean() for out in head(levels, size).values()).backward()
     head.zero_grad(set_to_none=True)
+
+
+def steps(options):
+    """Forward and backward pass of whole models, on 8 images of 96x128 with the six tasks of the rooms."""
+    torch.set_num_threads(1)
+    images = torch.randn(8, 3, 96, 128)
+    names = [f"{family}_nano.rooms" for family in ("multitask_baseline", *options.families)]
+    models = {name: demt.create_model(name, pretrained=False).train() for name in names}
+    times = {name: [] for name in names}
+    for round_ in range(options.rounds + 2):
+        for name, model in models.items():
+            start = time.process_time()
+            sum(out.square().mean() for out in model(images).values()).backward()
+            model.zero_grad(set_to_none=True)
+            if round_ > 1:
+                times[name].append(time.process_time() - start)
+    baseline = times[names[0]]
+    print("| | minimum, s | median, s | ratio of minima | ratio of medians |\n|---|---|---|---|---|")
+    for name, each in times.items():
+        ratios = [min(each) / min(baseline), statistics.median(each) / statistics.median(baseline)]
+        print(f"| {name} | {min(each):.3f} | {statistics.median(each):.3f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
 
 
 def table(name, options):
@@ -142,10 +166,13 @@ def main():
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--compiled", action="store_true", help="measure torch.compile too; takes minutes")
     parser.add_argument("--plot", metavar="PNG", help="instead: cost by image size")
+    parser.add_argument("--steps", action="store_true", help="instead: training steps against the baseline's")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
-    if options.plot:
+    if options.steps:
+        steps(options)
+    elif options.plot:
         plot(options.plot, options)
     else:
         for family in options.families:

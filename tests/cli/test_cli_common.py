@@ -62,12 +62,16 @@ def test_wrong_sizes(text):
         common.parse_size("--size", text)
 
 
-def test_a_word_where_a_gpu_is_left_alone(printed, monkeypatch):
+def test_auto_is_a_gpu_where_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
-    assert common.device_of(None) == torch.device("cpu")
-    assert printed.getvalue() == "Running on the CPU; --device cuda is faster\n"
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert common.device_of("auto") == common.device_of(None) == torch.device("cuda:0")
     assert common.device_of("cpu") == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert common.device_of("auto") == torch.device("cuda:1")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert common.device_of("auto") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["", "foo", "meta", "cuda:99"])

@@ -37,7 +37,7 @@ def test_every_model_is_listed_once():
     result = run("list")
     assert result.exit_code == 0
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert lines[0] == ["model", "nyud", "pascal", "cityscapes", "rooms"]
+    assert lines[0] == ["model", "nyud", "pascal", "cityscapes", "rooms", "photos"]
     built_in = [name for name in demt.list_models() if demt.registry.get_function(name) is None]
     assert [line[0] for line in lines[1:] if "_tuning" not in line[0]] == built_in
     assert ["demt_swin_tiny", "fetch"] in lines

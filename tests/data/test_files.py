@@ -1,5 +1,4 @@
 import struct
-import sys
 import zlib
 
 import numpy as np
@@ -8,8 +7,9 @@ from PIL import Image
 from skimage import data
 
 from demt.data import DataError
-from demt.data.files import load_mat, read_array
+from demt.data.files import read_array
 from demt.data.images import read_image, read_pixels
+from demt.data.png16 import decode_colours, encode_colours
 from tests.data import writers
 
 
@@ -105,18 +105,49 @@ def test_bit_depth(tmp_path):
     writers.picture(tmp_path / "rgba.png", np.zeros((4, 4, 4), np.uint8))
     with pytest.raises(DataError, match=r"rgba.png.*transparent pixels.*without alpha channel"):
         read_array(tmp_path / "rgba.png")
-    # Three channels of 16 bits, which Pillow does not write, and reads as 8.
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(13)))]
-    (tmp_path / "rgb16.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + b"".join(
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-            for name, body in [*chunks, (b"IEND", b"")]
-        )
-    )
-    assert Image.open(tmp_path / "rgb16.png").mode == "RGB"
-    with pytest.raises(DataError, match=r"several channels of 16 bits.*save it as \.npy"):
-        read_array(tmp_path / "rgb16.png")
+
+
+def test_colours_of_16_bits(tmp_path):
+    av = pytest.importorskip("av")
+    values = np.random.default_rng(0).integers(0, 2**16, (7, 5, 3)).astype(np.uint16)
+    values[3] = values[2]
+    (tmp_path / "own.png").write_bytes(encode_colours(values, {"Software": "a test"}))
+    assert Image.open(tmp_path / "own.png").text == {"Software": "a test"}
+    assert np.array_equal(read_array(tmp_path / "own.png", bits=16), values)
+    with av.open(str(tmp_path / "own.png")) as container:
+        (frame,) = container.decode(video=0)
+        assert frame.format.name == "rgb48be"
+        assert np.array_equal(frame.to_ndarray(), values)
+    for prediction in ("none", "sub", "up", "avg", "paeth", "mixed"):
+        file = tmp_path / f"{prediction}.png"
+        with av.open(str(file), "w", format="image2", options={"update": "1"}) as container:
+            stream = container.add_stream("png", options={"pred": prediction})
+            stream.width, stream.height, stream.pix_fmt = 5, 7, "rgb48be"
+            frame = av.VideoFrame.from_ndarray(values, format="rgb48be")
+            container.mux([*stream.encode(frame), *stream.encode()])
+        assert np.array_equal(read_array(file), values)
+
+
+def test_other_channels_of_16_bits_are_refused(tmp_path):
+    whole = encode_colours(np.zeros((2, 3, 3), np.uint16))
+    # Interlaced, and with an alpha channel.
+    for name, place, value in (("interlaced", 28, 1), ("alpha", 25, 6)):
+        header = bytearray(whole[12:29])
+        header[place - 12] = value
+        file = tmp_path / f"{name}.png"
+        file.write_bytes(whole[:12] + bytes(header) + struct.pack(">I", zlib.crc32(header)) + whole[33:])
+        with pytest.raises(DataError, match=f"{name}.png"):
+            read_array(file)
+    for cut in range(0, len(whole) - 12, 7):
+        with pytest.raises(ValueError, match="it is"):
+            decode_colours(whole[:cut])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body)) + b"eXIf" + body + struct.pack(">I", zlib.crc32(b"eXIf" + body))
+    (tmp_path / "turned.png").write_bytes(whole[:33] + chunk + whole[33:])
+    with pytest.raises(DataError, match="turned by EXIF"):
+        read_array(tmp_path / "turned.png")
 
 
 def test_images_as_arrays(tmp_path):
@@ -130,7 +161,11 @@ def test_images_as_arrays(tmp_path):
             read_pixels(tmp_path / "bad.npy")
 
 
-def test_scipy_is_asked_for_by_name(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(ImportError, match=r"pip install 'demt\[data\]'"):
-        load_mat(b"", tmp_path / "a.mat")
+@pytest.mark.parametrize("ending", ["tif", "png", "webp"])
+def test_a_label_is_one_picture(tmp_path, ending):
+    first = Image.fromarray(np.zeros((8, 8), np.uint8))
+    options = {"lossless": True} if ending == "webp" else {}
+    more = [Image.fromarray(np.full((8, 8), 9, np.uint8))]
+    first.save(tmp_path / f"a.{ending}", save_all=True, append_images=more, **options)
+    with pytest.raises(DataError, match=rf"a\.{ending}.*several pictures"):
+        read_array(tmp_path / f"a.{ending}")

@@ -1,5 +1,6 @@
 import csv
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -192,3 +193,24 @@ def test_mistakes_of_a_transform_are_never_skipped(tmp_path):
 
     with pytest.raises(ValueError, match="mine"):
         MultiTaskFolder(tmp_path, {"semseg": 4}, transform=broken, on_error="skip")[0]
+
+
+def test_ids_in_another_unicode_form(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "stra\u00dfe \u00e9") for form in ("NFC", "NFD"))
+    expected = own_data(tmp_path, names=(apart, "b"))
+    (tmp_path / "some.txt").write_text(f"{composed}\nB\n", encoding="utf-8")
+    for ids in ([composed, "B"], "some.txt"):
+        check(MultiTaskFolder(tmp_path, TASKS, encodings=ENCODINGS, ids=ids), expected)
+
+
+@pytest.mark.parametrize("ids", [["a", "a"], [1], ["c"], ["a", "A"]])
+def test_wrong_ids(tmp_path, ids):
+    own_data(tmp_path, names=("a", "b"))
+    with pytest.raises(DataError, match=r"`ids`"):
+        MultiTaskFolder(tmp_path, TASKS, encodings=ENCODINGS, ids=ids)
+
+
+def test_an_index_of_nested_lists_is_one_line(tmp_path):
+    (tmp_path / "index.jsonl").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"index\.jsonl.*no index"):
+        MultiTaskFolder(tmp_path, TASKS, encodings=ENCODINGS, index="index.jsonl")

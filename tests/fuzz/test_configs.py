@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import demt
-from demt.config import ModelConfig, NeckName, PretrainedCfg, each_channel
+from demt.config import InteractionAttention, ModelConfig, NeckName, PretrainedCfg, QueryAttention, each_channel
 from demt.hub.folder import read_config, write_folder
 from tests.fuzz import few_and_many, replaced, replacements
 
@@ -126,8 +126,10 @@ def test_what_is_read_is_outlined_and_comes_back(valid, tmp_path, inputs):
             "depth": st.integers(0, 5),
             "heads": st.integers(1, 5),
             "neck": st.sampled_from([*get_args(NeckName), None]),
-            "interaction": st.sampled_from(["pointwise", "global"]),
-            "query": st.sampled_from(["pixelwise", "linear", "global"]),
+            "interaction": st.sampled_from(get_args(InteractionAttention)),
+            "query": st.sampled_from(get_args(QueryAttention)),
+            "window": st.integers(1, 300),
+            "points": st.integers(1, 40),
             "pre_norm": st.booleans(),
             "gating": st.booleans(),
             "offset_groups": st.one_of(st.none(), st.integers(1, 8)),

@@ -237,10 +237,20 @@ def test_a_broken_download_goes_on_where_it_broke(hub, files, naps):
     assert hub.ranges == [None, "bytes=100000-"]
 
 
+def test_a_description_takes_no_weights(hub, files):
+    hub.add(REPO, files)
+    result = CliRunner().invoke(app, ["info", f"hf-hub:{REPO}"])
+    assert result.exit_code == 0, result.output
+    assert "downloaded when first used" in result.output
+    assert not [request for request in hub.requests if "safetensors" in request]
+    demt.create_model(f"hf-hub:{REPO}")
+    assert "on this machine" in CliRunner().invoke(app, ["info", f"hf-hub:{REPO}"]).output
+
+
 def test_a_broken_download_that_never_goes_on(hub, files, naps):
     hub.add(REPO, other(files, 4))
     hub.cuts = [100_000, *[0] * 6]
-    with pytest.raises(ConnectionError, match=r"broke off .*org/name is not in the cache .* check the network"):
+    with pytest.raises(ConnectionError, match=r"broke off .*org/name@.* is not in the cache .* check the network"):
         demt.create_model(f"hf-hub:{REPO}")
     hub.cuts.clear()
     assert bias(demt.create_model(f"hf-hub:{REPO}")) == 4

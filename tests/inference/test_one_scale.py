@@ -161,6 +161,7 @@ def test_named_variants_have_the_scale_of_their_data():
         "demt_swin_tiny.pascal": 512,
         "demt_swin_tiny.cityscapes": 1024,
         "demt_nano.rooms": 128,
+        "demt_lite.photos": 384,
     }
     assert {name: get_config(name)[1].max_size for name in names} == names
 

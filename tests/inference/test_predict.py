@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import demt
 from demt.cli import app
 from demt.data.images import read_image
-from demt.inference.save import save_predictions
+from demt.inference.folder import predict_folder
 from demt.tasks import Task
 from demt.viz import panel, task_picture
 from tests.released_form import released_form
@@ -331,8 +331,8 @@ def test_the_panel_says_what_the_model_was_trained_on(photo, tmp_path):
     sizes = []
     for trained_on in ("synthetic rooms", None):
         model.pretrained_cfg = dataclasses.replace(model.pretrained_cfg, trained_on=trained_on)
-        ((_, written),) = save_predictions(model, [tmp_path / "room.jpg"], tmp_path / str(trained_on))
-        with Image.open(written) as picture:
+        (saved,) = predict_folder(model, tmp_path / "room.jpg", tmp_path / str(trained_on), save=["panel"])
+        with Image.open(saved.files[0]) as picture:
             sizes.append(picture.size)
     assert sizes[0][0] == sizes[1][0]
     assert sizes[0][1] > sizes[1][1]
@@ -358,3 +358,35 @@ def test_names_with_markup_are_printed_as_they_are(photo, tmp_path):
 
 def test_version():
     assert run("--version").output.strip() == f"demt {demt.__version__}"
+
+
+def own_tasks(*names):
+    return {
+        name: Task(name=name, channels=2, activation="argmax", loss="cross_entropy", metric="miou") for name in names
+    }
+
+
+def test_tasks_of_any_name_have_files_of_their_own(photo, tmp_path):
+    """`panel` is the overview's name, `file` an argument of np.savez."""
+    tasks = own_tasks("panel", "file")
+    model = demt.create_model("multitask_baseline_nano", tasks=tasks).eval()
+    photo.resize((48, 32)).save(tmp_path / "room.png")
+    (saved,) = predict_folder(model, tmp_path / "room.png", tmp_path / "out")
+    names = {"room_panel.png", "room_file.png", "room_all_panel.png", "room.npz"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert saved.files[0].name == "room_all_panel.png"
+    wanted = demt.predict(model, tmp_path / "room.png")
+    with np.load(tmp_path / "out/room.npz") as found:
+        assert set(found) == set(tasks)
+        for name in tasks:
+            assert np.array_equal(found[name], wanted[name])
+
+
+def test_two_results_of_one_name(photo, tmp_path):
+    model = demt.create_model("multitask_baseline_nano", tasks=own_tasks("b_c", "c")).eval()
+    paths = [tmp_path / "a.png", tmp_path / "a_b.png"]
+    for path in paths:
+        photo.resize((48, 32)).save(path)
+    with pytest.raises(FileExistsError, match=r"a_b_c\.png.*two images"):
+        list(predict_folder(model, paths, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from demt.ops import deform_mix, deform_mix_reference, deform_sample, grid_sample
+from demt.ops import deform_kept, deform_mix, deform_mix_reference, deform_sample, grid_sample
 
 NAMES = ["x", "hidden", "offset_weight", "offset_bias", "weight", "bias"]
 
@@ -52,9 +52,10 @@ def value_and_gradients(function, arguments: list[Tensor]) -> list[Tensor]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("witness", [torchvision_mix, deform_mix_reference])
-@pytest.mark.parametrize("samples", [1, 30, 1 << 21])
-def test_equals_witness_in_value_and_gradients(monkeypatch, shape, witness, samples):
+@pytest.mark.parametrize(("samples", "kept"), [(1, 0), (30, 0), (1 << 21, 0), (1 << 21, deform_kept.KEPT)])
+def test_equals_witness_in_value_and_gradients(monkeypatch, shape, witness, samples, kept):
     monkeypatch.setitem(grid_sample.CHUNK_SAMPLES, "cpu", samples)
+    monkeypatch.setattr(deform_kept, "KEPT", kept)
     arguments = make(*shape)
     results, expected = value_and_gradients(deform_mix, arguments), value_and_gradients(witness, arguments)
     for name, ours, theirs in zip(["out", *NAMES], results, expected):
@@ -127,7 +128,8 @@ def test_layout_of_the_inputs_does_not_matter():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("hidden_dtype", [None, torch.float32])
-def test_half_precision_is_float32_rounded(dtype, hidden_dtype):
+def test_half_precision_is_float32_rounded(monkeypatch, dtype, hidden_dtype):
+    monkeypatch.setattr(deform_kept, "KEPT", 0)  # half precision is computed without keeping anything
     arguments = make(1, 4, 4, 3, 6, 9, torch.float32)
     arguments = [each.to(dtype if n in (0, 4, 5) else hidden_dtype or dtype) for n, each in enumerate(arguments)]
     results = value_and_gradients(deform_mix, arguments)

@@ -1,6 +1,7 @@
 """Every function written for speed against its plain twin in `demt.ops.reference`: values and gradients in float64."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -12,14 +13,20 @@ from demt.ops import (
     attention_reference,
     convolve_levels,
     convolve_levels_reference,
+    deformable_attention,
+    deformable_attention_reference,
     global_attention,
     linear_attention,
+    narrow_convolution,
+    narrow_convolution_reference,
     per_pixel,
     per_pixel_reference,
     pixel_attention,
     pointwise,
     project_levels,
     project_levels_reference,
+    window_attention,
+    window_attention_reference,
 )
 
 D = 8
@@ -136,6 +143,34 @@ def test_attention(mode, tasks, bias, pre_norm):
     )
 
 
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_pixel_attention_a_few_pixels_at_a_time(monkeypatch, pre_norm):
+    monkeypatch.setattr("demt.ops.attend.BLOCK", 300)
+    groups = attention_layers(pre_norm, False)
+    for group in groups:
+        randomised(group)
+    x = torch.randn(2, D, 4, 3, dtype=torch.float64, requires_grad=True)
+    fused = torch.randn(2, 3, D, 4, 3, dtype=torch.float64, requires_grad=True)
+    same(
+        lambda: pixel_attention(x, fused, *groups, 2),
+        lambda: attention_reference(x, fused, *groups, 2, "pixelwise"),
+        [x, fused],
+        [p for group in groups for layer in group for p in layer.parameters()],
+    )
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_per_pixel_moves_running_statistics_as_torch_does(momentum):
+    conv, norm = randomised([nn.Conv2d(D, 6, 1), nn.BatchNorm2d(6, momentum=momentum)])
+    plain = copy.deepcopy(norm)
+    for _ in range(2):
+        x = torch.randn(3, D, 5, 7, dtype=torch.float64)
+        per_pixel(x, conv, F.gelu, norm)
+        per_pixel_reference(x, conv, F.gelu, plain)
+    for got, wanted in zip(norm.buffers(), plain.buffers()):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("mode", ATTENTIONS)
 def test_attention_calls_layers_that_hooks_look_at(mode):
     groups = attention_layers(True, False)
@@ -145,6 +180,94 @@ def test_attention_calls_layers_that_hooks_look_at(mode):
     groups[1][1].register_forward_hook(lambda module, inputs, output: seen.append(output.numel()))
     torch.testing.assert_close(ATTENTIONS[mode](x, fused, *groups, 2), expected, rtol=1e-4, atol=1e-5)
     assert seen == [fused.numel()]
+
+
+def maps_for_attention(asking, tasks, size):
+    """Maps of `asking` tasks, or of one without that dimension for None, and those that are asked."""
+    shapes = ((2, D, *size) if asking is None else (2, asking, D, *size)), (2, tasks, D, *size)
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def attention_parameters(groups):
+    return [p for group in groups for layer in group for p in layer.parameters()]
+
+
+# Windows that fit, that do not, that are larger than the map or one of its sides, and all of that shifted.
+@pytest.mark.parametrize("size", [(1, 1), (4, 6), (5, 3), (2, 7)])
+@pytest.mark.parametrize(("window", "shift"), [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2), (6, 0), (6, 4)])
+def test_window_attention(window, shift, size):
+    groups = attention_layers(False, True)
+    for group in groups:
+        randomised(group)
+    for asking, tasks in ((None, 1), (3, 3), (None, 2)):
+        x, fused = maps_for_attention(asking, tasks, size)
+        same(
+            lambda: window_attention(x, fused, *groups, 2, window=window, shift=shift),  # noqa: B023
+            lambda: window_attention_reference(x, fused, *groups, 2, window=window, shift=shift),  # noqa: B023
+            [x, fused],
+            attention_parameters(groups),
+        )
+
+
+def deformable_layers(points, heads=2):
+    """Layers whose points lie a few pixels away, between pixels."""
+    groups = attention_layers(False, True)
+    groups[0], groups[1] = [nn.Linear(D, 3 * heads * points)], [nn.Linear(D, 3 * heads * points, bias=False)]
+    for group in groups:
+        randomised(group)
+    return groups
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 6), (5, 3)])
+@pytest.mark.parametrize("points", [1, 3])
+@pytest.mark.parametrize(("asking", "tasks"), [(None, 1), (3, 3), (None, 2)])
+def test_deformable_attention(asking, tasks, points, size):
+    groups = deformable_layers(points)
+    x, fused = maps_for_attention(asking, tasks, size)
+    same(
+        lambda: deformable_attention(x, fused, *groups, 2),
+        lambda: deformable_attention_reference(x, fused, *groups, 2),
+        [x, fused],
+        attention_parameters(groups),
+    )
+
+
+def test_arguments_of_attention_that_do_not_fit():
+    (x, fused), groups = maps_for_attention(None, 2, (3, 4)), attention_layers(False, True)
+    for window, shift in ((0, 0), (4, 4), (4, -1)):
+        with pytest.raises(ValueError, match=f"`shift` from 0 to `window` - 1, got shift={shift}, window={window}"):
+            window_attention(x, fused, *groups, 2, window=window, shift=shift)
+    with pytest.raises(ValueError, match="a multiple of 6, got 8 and 8"):
+        deformable_attention(x.float(), fused.float(), *groups, 2)
+
+
+@pytest.mark.parametrize("asking", [None, 2])
+@pytest.mark.parametrize("mode", ["window", "deformable"])
+def test_derivatives_of_attention(mode, asking):
+    groups = deformable_layers(2) if mode == "deformable" else attention_layers(False, True)
+    for group in groups:
+        randomised(group)
+    x, fused = maps_for_attention(asking, 2, (3, 4))
+    layers = nn.ModuleList(layer for group in groups for layer in group)
+    names = [name for name, _ in layers.named_parameters()]
+    parameters = [p.detach().requires_grad_() for p in layers.parameters()]
+    attend = deformable_attention if mode == "deformable" else functools.partial(window_attention, window=3, shift=1)
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x, fused):
+            return attend(x, fused, *groups, 2)
+
+    block = Attention()
+
+    def value(x, fused, *tensors):
+        given = {f"layers.{name}": tensor for name, tensor in zip(names, tensors)}
+        return torch.func.functional_call(block, given, (x, fused))
+
+    assert torch.autograd.gradcheck(value, (x, fused, *parameters), fast_mode=True)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 12)])
@@ -172,3 +295,18 @@ def test_a_pyramid_under_a_layer_that_hooks_look_at():
         layer.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))  # noqa: B023
         torch.testing.assert_close(fast(levels, layer), expected)
         assert seen == [7 * 4 * 6]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 7)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_narrow_convolution(size, bias, channels_last):
+    layer = randomised([nn.Conv2d(D, 3, 3, padding=1, bias=bias)])[0]
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(2, D, *size, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    same(
+        lambda: narrow_convolution(x, layer.weight, layer.bias),
+        lambda: narrow_convolution_reference(x, layer.weight, layer.bias),
+        [x],
+        list(layer.parameters()),
+    )

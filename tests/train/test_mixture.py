@@ -99,6 +99,11 @@ def test_every_process_has_its_share_of_each_source(photos, tmp_path, processes)
 def test_a_source_can_be_left_out_of_the_evaluation(photos, tmp_path):
     recipe = tiny(tmp_path / "run", "steps=1", "optim.warmup=0", sources(photos, ", val_ids: []"))
     assert len(open_dataset(recipe.data, "val")) == 2
+    assert set(open_dataset(recipe.data, "val").tasks) == {"semseg", "depth", "edge", "sal"}
+    # Where the tasks are known, what has no part in the evaluation is not opened.
+    known = open_dataset(recipe.data, "train").tasks
+    gone = tiny(tmp_path / "run", sources("/nowhere", ", val_ids: []")).data
+    assert open_dataset(gone, "val", tasks=known).tasks == known
     with pytest.warns(UserWarning, match="sal"):
         trained = run(recipe)
     assert list(trained.model.tasks) == ["semseg", "depth", "edge", "sal"]

@@ -71,3 +71,26 @@ def test_max_size_shrinks_images_with_their_labels(tmp_path):
     }
     assert bool((sample["semseg"] == 1).all())
     assert open_dataset(data, "val")[1]["semseg"].shape[-2:] == (96, 128)
+
+
+def test_parquet(tmp_path, monkeypatch):
+    """A run on the files of folders in the cells of a Parquet file: the same numbers."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write(tmp_path, "RGB")
+    depth = np.load(tmp_path / "depth/0.npy")
+    rows = {
+        "picture": [str(tmp_path / f"images/{number}.png") for number in range(2)],
+        "semseg": [str(tmp_path / f"semseg/{number}.png") for number in range(2)],
+        "depth": [depth, None],
+    }
+    features = {"picture": datasets.Image(), "semseg": datasets.Image(), "depth": datasets.Array2D((48, 64), "float32")}
+    stored = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    stored.to_parquet(tmp_path / "rooms.parquet")
+    hub = ["data.dataset=hub", f"data.root={tmp_path / 'rooms.parquet'}", "data.columns=image=picture"]
+    console = quiet()
+    trained = run(own(tmp_path, *hub, "data.val_split=train[1:]"), console=console)
+    assert "Training, labels of depth: 1 of 2 images, 50.0% of their pixels" in console.file.getvalue()
+    reset()
+    folder = run(own(tmp_path, "data.val_ids=['1']", f"out={tmp_path / 'other'}"), console=quiet())
+    assert trained.results == folder.results

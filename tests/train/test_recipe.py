@@ -95,5 +95,5 @@ def test_comments_say_what_every_setting_is():
             silent.append(line.strip().partition(":")[0])
         before = line
     # Headings, and settings that share the comment above.
-    names = "model lora_alpha data index images val_ids val_length optim save_every log_every"
+    names = "model lora_alpha data index images val_ids subset revision val_split val_length optim save_every log_every"
     assert silent == names.split()

@@ -83,6 +83,14 @@ class SyntheticRooms(MultiTaskDataset):
         """Image and all label maps of a scene as arrays, with the map of instances; see `demt.data.rooms.render`."""
         return render(make_scene(self.seed, index), self.size, Dice(self.seed, index, 1))
 
+    def intrinsics(self, index: int) -> NDArray[np.float64]:
+        """Camera matrix (3, 3) of a scene's image: ``[[f, 0, cx], [0, f, cy], [0, 0, 1]]``.
+
+        In pixels of images of this `size`, the centre of the first at (0, 0); depth is along the optical axis, so that
+        the pixel of row v and column u shows the point ((u - cx) z / f, (v - cy) z / f, z): x right, y down, z forward.
+        """
+        return make_scene(self.seed, index).camera.intrinsics(self.size)
+
     def read(self, index: int) -> Sample:
         """The sample at `index`, before the transform."""
         maps = self.render(index)

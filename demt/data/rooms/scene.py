@@ -54,6 +54,12 @@ class Camera:
         rows = ((2 * np.arange(height) + 1 - height) * unit).astype(np.float32)
         return columns, rows
 
+    def intrinsics(self, size: tuple[int, int]) -> NDArray[np.float64]:
+        """Camera matrix (3, 3) for images of `size` (height, width), the centre of the first pixel at (0, 0)."""
+        height, width = size
+        focal = max(size) / (2 * self.reach)
+        return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+
 
 @dataclasses.dataclass(frozen=True)
 class Light:

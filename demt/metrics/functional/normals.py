@@ -12,7 +12,7 @@ from demt.labels import valid_mask
 def angular_errors(
     preds: Tensor, target: Tensor, *, ignore_index: int = 255, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Angle at each labelled pixel: 2·atan2(|p − g|, |p + g|) of the unit vectors p and g, in degrees.
+    """Angle at each labelled pixel: ``2·atan2(|p − g|, |p + g|)`` of the unit vectors p and g, in degrees.
 
     Unlike the arc cosine of p·g this is accurate at small angles, too.
 

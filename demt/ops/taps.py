@@ -1,0 +1,96 @@
+"""3×3 convolutions of padding 1 as products of matrices, for training on a CPU: less copying than a convolution does.
+
+Maps are held channel by channel, (C, B, H, W): all pixels of a batch are then the columns of one matrix.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from demt.ops.checks import compute_dtype, without_autocast
+from demt.ops.linear import is_training_step_on_cpu, linear
+from demt.ops.pointwise import is_plain
+
+
+def float32_convolution(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """`layer(x)` in float32 at least, whatever autocast says: half precision cannot hold coordinates."""
+    with without_autocast(x.device):
+        dtype = compute_dtype(x.dtype)
+        if _is_narrow(layer) and is_training_step_on_cpu(x, layer.weight, layer.bias):
+            return narrow_convolution(x, layer.weight, layer.bias)
+        if layer.weight.dtype == dtype:
+            return layer(x.to(dtype))  # type: ignore[no-any-return]
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        return F.conv2d(x.to(dtype), layer.weight.to(dtype), bias, padding=layer.padding, groups=layer.groups)
+
+
+def _is_narrow(layer: nn.Conv2d) -> bool:
+    """Whether this is what `narrow_convolution` computes: no hooks, 3×3, and to fewer channels than it has."""
+    if not is_plain(layer, nn.Conv2d) or layer.out_channels >= layer.in_channels:
+        return False
+    settings = (layer.kernel_size, layer.padding, layer.stride, layer.dilation, layer.groups, layer.padding_mode)
+    return settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+
+
+def neighbours(maps: Tensor) -> Tensor:
+    """The 3×3 neighbours of every pixel, in order, zero outside: (C, B, H, W) to (C, 9, B, H, W)."""
+    taps = F.pad(maps, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)
+    return taps.permute(0, 4, 5, 1, 2, 3).flatten(1, 2).contiguous()
+
+
+def sum_of_neighbours(taps: Tensor) -> Tensor:
+    """Adjoint of `neighbours`: (C, 9, B, H, W) to (C, B, H, W)."""
+    height, width = taps.shape[-2:]
+    total = taps.new_zeros(*taps.shape[:1], taps.shape[2], height + 2, width + 2)
+    for tap, (down, right) in enumerate(itertools.product(range(3), repeat=2)):
+        total[..., down : down + height, right : right + width] += taps[:, tap]
+    return total[..., 1:-1, 1:-1].contiguous()
+
+
+def by_channel(maps: Tensor) -> Tensor:
+    """(B, C, H, W) as (C, B, H, W), without a copy where a map is laid out so in memory, and one where it is not."""
+    return maps.transpose(0, 1).contiguous()
+
+
+def narrow_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3×3 convolution of padding 1 to fewer channels than it has: x (B, C, H, W), weight (D, C, 3, 3), bias (D,).
+
+    The channels are mixed before pixels are brought together, so that D·9 maps are copied instead of C·9.
+    Differentiable once. `demt.ops.reference.narrow_convolution_reference` spells it out.
+    """
+    out: Tensor = _NarrowConvolution.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _NarrowConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        maps = by_channel(x)
+        ctx.save_for_backward(maps, weight)
+        # Tap (i, j) of a pixel's sum is at the neighbour (i, j): the adjoint of the taps of the flipped kernel.
+        taps = linear(_by_tap(weight), maps.flatten(1).mT)
+        out = sum_of_neighbours(taps.view(len(weight), 9, *maps.shape[1:]))
+        if bias is not None:
+            out += bias[:, None, None, None]
+        return out.transpose(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        maps, weight = ctx.saved_tensors
+        grad = by_channel(grad)
+        taps = neighbours(grad).flatten(0, 1).flatten(1)
+        grad_x = linear(_by_tap(weight).mT, taps.mT).view_as(maps).transpose(0, 1)
+        grad_weight = linear(taps, maps.flatten(1)).view(len(weight), 3, 3, -1).flip(1, 2).permute(0, 3, 1, 2)
+        return grad_x, grad_weight, grad.sum((1, 2, 3)) if ctx.needs_input_grad[2] else None
+
+
+def _by_tap(weight: Tensor) -> Tensor:
+    """(D, C, 3, 3) to (D·9, C), the kernel flipped."""
+    return weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, weight.shape[1])
