@@ -61,7 +61,7 @@ HUB: dict[str, tuple[str, str, str]] = {}
 #: Weights that are part of this package: docs/weights.md says how they were made.
 PACKAGED = {
     name: Path(__file__).parent / f"packaged/{name}.safetensors"
-    for name in ("demt_nano.rooms", "multitask_baseline_nano.rooms", "demt_lite.rooms")
+    for name in ("demt_nano.rooms", "multitask_baseline_nano.rooms", "demt_lite.rooms", "demt_lite.photos")
 }
 #: Their scores on 300 rooms of 96 × 128 that had no part in training, by task, in the units of published results.
 SCORES: dict[str, dict[str, float]] = {
@@ -99,9 +99,6 @@ TRAINED_ON = {
     "rooms": "synthetic rooms",
     "photos": "synthetic rooms; boundaries and saliency on photographs too",
 }
-
-#: Longest side in evaluation, where it is not that of the training size.
-MAX_SIZES = {"photos": 384}
 
 #: Training sizes of the data sets.
 SIZES = {
@@ -165,7 +162,6 @@ def make_table(hub: Mapping[str, tuple[str, str, str]]) -> dict[str, Variant]:
                 **preprocessing,
                 tag=tag,
                 input_size=size,
-                max_size=MAX_SIZES.get(dataset, 0),
                 trained_on=TRAINED_ON[dataset],
                 file=str(PACKAGED[name]) if name in PACKAGED else None,
                 hf_hub_id=repository,
@@ -180,7 +176,7 @@ def _archs() -> Iterator[tuple[str, ModelConfig, dict[str, tuple[int, int, int]]
     """Names without tags, their configuration, the image size of each tag, which begins with its data set, and how
     images are prepared.
     """
-    small_sizes = {**dict.fromkeys(SIZES, (3, 192, 256)), "rooms": (3, 96, 128), "photos": (3, 144, 192)}
+    small_sizes = {**dict.fromkeys(SIZES, (3, 192, 256)), "rooms": (3, 96, 128), "photos": (3, 288, 384)}
     for family, options in FAMILIES.items():
         for backbone in {**BACKBONES, **DINO}:
             tuning = TUNING.get(backbone, ()) if family in ("demtg", "degmix") else ()
