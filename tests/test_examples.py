@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.train.worker import reset
+
 EXAMPLES = {file.stem: file for file in sorted((Path(__file__).parents[1] / "examples").glob("*.py"))}
 #: These learn something; Ray's predicts, see tests/test_ray.py.
 LEARN = [name for name in EXAMPLES if name != "ray_predict"]
@@ -23,6 +25,8 @@ def load(name):
 
 @pytest.mark.parametrize("name", LEARN)
 def test_example_runs(name, capsys):
+    # Accelerate's precision is that of the process, which tests of commands may have set.
+    reset()
     load(name).main(steps=1)
     assert re.search(r"step [01]: total", capsys.readouterr().out)
 

@@ -121,7 +121,7 @@ def test_navigation_follows_the_reading_order(site):
 
 def test_the_zoo_has_every_model_and_result():
     assert {row[0] for row in architectures(costs=False)} == {f"`{arch}`" for arch in list_tags()}
-    assert [row[0] for row in tasks()] == ["`nyud`", "`pascal`", "`cityscapes`", "`rooms`"]
+    assert [row[0] for row in tasks()] == ["`nyud`", "`pascal`", "`cityscapes`", "`rooms`", "`photos`"]
     head, rows = results("nyud")
     assert head[1:5] == ["semseg mIoU % ↑", "depth RMSE m ↓", "normals mean error ° ↓", "edge odsF % ↑"]
     found = {row[0]: row for row in rows}

@@ -58,7 +58,7 @@ def test_resolving():
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ("kitti", "one of \\['cityscapes', 'nyud', 'pascal', 'rooms'\\].*got 'kitti'"),
+        ("kitti", "one of \\['cityscapes', 'nyud', 'pascal', 'photos', 'rooms'\\].*got 'kitti'"),
         ({}, "non-empty mapping"),
         ({"height": 1}, "Unknown task 'height'.*demt.Task"),
         ({"depth": 2}, "'depth' has 1 channels, got 2"),

@@ -211,7 +211,7 @@ class TaskInteractionBlock(nn.Module):
         attention: ``"global"``: self-attention over all T·H·W tokens of an image, as in the papers;
             ``"pointwise"``: each token attends to itself alone, which is what the released models compute. The
             attention is then its value and output projection, and the block has no query and key parameters.
-            At linear cost, of other papers: ``"window"``: over the T·`window`² tokens of a window
+            At linear cost, of other papers: ``"window"``: over the tokens of a `window` × `window` window of all tasks
             (`demt.ops.window_attention`); ``"deformable"``: over T·`points` learnt points a head
             (`demt.ops.deformable_attention`), which start on rays around the pixel, with equal weights.
         window, shift: Side of the windows in pixels, and how far they are shifted: less than `window`.

@@ -84,7 +84,8 @@ def deform_mix(
     if standard_operators_are_asked():
         return deform_mix_standard(x, hidden, offset_weight, offset_bias, weight, bias)
     inputs = (x, hidden, offset_weight, offset_bias, weight, bias)
-    if fits(x, hidden, offset_weight) and is_training_step_on_cpu(*inputs):
+    keeps = is_training_step_on_cpu(*inputs) and fits(x, hidden, offset_weight)
+    if keeps and triton_obstacle(x, offset_weight, weight) is not None:
         out: Tensor = KeptDeformMix.apply(*inputs)  # type: ignore[no-untyped-call]
         return out
     return _mix_op(x, hidden, offset_weight, offset_bias, weight, bias)

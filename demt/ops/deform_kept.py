@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from demt.ops.grid_sample import FAR, generator_matrices, pixel_centres, sample, sample_backward, split_generator
+from demt.ops.grid_sample import FAR, NUDGE, generator_matrices, pixel_centres, sample, sample_backward, split_generator
 from demt.ops.linear import linear
 from demt.ops.taps import by_channel, neighbours, sum_of_neighbours
 
@@ -60,7 +60,8 @@ class KeptDeformMix(torch.autograd.Function):
         grad_x, grad_hidden, grad_generator = [], [], []
         for i, grid in enumerate(grids):
             half, grad_half = (_by_group(each.chunk(len(grids))[i], grid) for each in (maps, grad_samples))
-            grad_part, grad_grid = sample_backward(grad_half, half, _by_sample(grid, size))
+            nudged = grid + NUDGE * torch.finfo(grid.dtype).eps
+            grad_part, grad_grid = sample_backward(grad_half, half, _by_sample(nudged, size))
             grad_x.append(_by_channel(grad_part, grid, size))
             grad_grid = grad_grid.permute(3, 0, 1, 2).reshape(grid.shape)
             grad_generator.append(linear(grad_grid, columns[i]))
@@ -78,16 +79,13 @@ class KeptDeformMix(torch.autograd.Function):
 
 
 def _columns(hidden: Tensor, halves: int) -> Tensor:
-    """What the generator multiplies, for all pixels of all images: (halves, K + 3, B·H·W).
-
-    Nudged as in a backward pass, so that one grid serves both: 2e-5 pixels at 144.
-    """
+    """What the generator multiplies, for all pixels of all images: (halves, K + 3, B·H·W)."""
     batch, channels, height, width = hidden.shape
     columns = hidden.new_empty(halves, 9 * channels // halves + 3, batch, height, width)
     taps = columns[:, :-3]
     taps.copy_(neighbours(hidden.transpose(0, 1)).view(taps.shape))
     columns[:, -3] = 1
-    for i, centres in enumerate(pixel_centres(hidden, nudge=True)):
+    for i, centres in enumerate(pixel_centres(hidden, nudge=False)):
         columns[:, i - 2] = centres
     return columns.flatten(2)
 

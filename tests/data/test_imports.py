@@ -36,4 +36,4 @@ def test_rooms_need_tasks_and_the_types_of_samples():
         *(f"data.{n}" for n in ("batch", "dataset", "tv_tensors")),
     }
     own = {m.removeprefix("demt.") for m in modules if m.startswith("demt.") and not m.startswith("demt.data.rooms")}
-    assert own <= types | {"data.files", "data.images", "data.matlab"}
+    assert own <= types | {"data.files", "data.images", "data.matlab", "data.png16"}

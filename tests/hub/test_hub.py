@@ -426,7 +426,7 @@ def test_a_full_disk(hub, files, tmp_path):
     hub.add(REPO, other(files, 8))
     with (
         no_room(),
-        pytest.raises(OSError, match=r"Cannot write org/name into the cache .*: make room, or give another"),
+        pytest.raises(OSError, match=r"Cannot write org/name@\w+ into the cache .*: make room, or give another"),
     ):
         demt.create_model(f"hf-hub:{REPO}")
     model = demt.create_model(f"hf-hub:{REPO}")

@@ -93,7 +93,7 @@ def test_two_processes_equal_one_with_partial_labels(tmp_path, monkeypatch):
             assert theirs[name] == pytest.approx(mine[name], rel=1e-5), name
 
 
-def open_partial(data, split, cfg=None):
+def open_partial(data, split, cfg=None, tasks=None):
     return partial(data.length) if split == "train" else partial(data.val_length, 1)
 
 
