@@ -90,11 +90,14 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("module", PUBLIC)
-def test_the_reference_has_everything_public(site, module):
+def test_the_reference_has_every_public_function_and_class(site, module):
     with (site / "objects.inv").open("rb") as file:
         inventory = InventoryFile.load(file, "", lambda base, uri: uri)
-    entries = {name for kind, found in inventory.data.items() if kind.startswith("py:") for name in found}
-    public = set(importlib.import_module(module).__all__) - {"__version__", "files", "images", "transforms"}
+    # Older versions of Sphinx give the dict itself.
+    kinds = getattr(inventory, "data", inventory)
+    entries = {name for kind, found in kinds.items() if kind.startswith("py:") for name in found}
+    part = importlib.import_module(module)
+    public = {name for name in part.__all__ if callable(getattr(part, name))}
     assert {f"{module}.{name}" for name in public} <= entries
 
 
