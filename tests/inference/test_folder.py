@@ -334,12 +334,14 @@ def test_marks_are_those_of_our_files_alone(tmp_path):
 
 def command(arguments, log):
     """The command in a process of its own that writes what it prints to files."""
+    # A shell's background jobs, in which tests may run, ignore the signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(f"{log}.out", "w") as out, open(f"{log}.err", "w") as err, redirect_stdout(out), redirect_stderr(err):
         app(["predict", "-m", "multitask_baseline_nano.rooms", "--save", "arrays", *map(str, arguments)])
 
 
 def test_interrupted_it_says_so_and_goes_on(model, tmp_path):
-    write_pictures(tmp_path / "many", [(48, 64)] * 400)
+    write_pictures(tmp_path / "many", [(48, 64)] * 200)
     process = in_process(command, [tmp_path / "many", "-o", tmp_path / "out"], tmp_path / "log")
     until = time.monotonic() + 120
     while not list(tmp_path.glob("out/*/*.npz")) and time.monotonic() < until:
@@ -348,11 +350,11 @@ def test_interrupted_it_says_so_and_goes_on(model, tmp_path):
     assert finish(process) == 130
     assert (tmp_path / "log.err").read_text() == "Interrupted; the same command goes on.\n"
     before = contents(tmp_path / "out")
-    assert 0 < len(before) < 400
+    assert 0 < len(before) < 200
     assert all(name.endswith(".npz") for name in before)
     found = list(predict_folder(model, tmp_path / "many", tmp_path / "out", save=["arrays"]))
     assert sum(not saved.is_new for saved in found) == len(before)
-    assert len(contents(tmp_path / "out")) == 400
+    assert len(contents(tmp_path / "out")) == 200
 
 
 def free_port():
