@@ -65,10 +65,12 @@ def is_training_step_on_cpu(*tensors: Tensor | None) -> bool:
 
     What is written for training steps may then have a backward pass of its own.
     """
+    # First: torch.jit's tracing notes every look at a tensor, and its check wants two traces alike.
+    if torch.jit.is_tracing() or not torch.is_grad_enabled():  # type: ignore[attr-defined]
+        return False
     given = [each for each in tensors if each is not None]
     return (
-        torch.is_grad_enabled()
-        and any(each.requires_grad for each in given)
+        any(each.requires_grad for each in given)
         and given[0].dtype in (torch.float32, torch.float64)
         and all(each.dtype == given[0].dtype and each.numel() > 0 for each in given)
         and is_eager_on_cpu(*tensors)
