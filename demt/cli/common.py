@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 
 #: The option of commands that can print for programs.
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
+#: Options of commands that run a model on pictures.
+Model: TypeAlias = Annotated[
+    str, typer.Option("--model", "-m", help="A model's name, hf-hub:ORG/NAME, a folder, or a released checkpoint.")
+]
+RandomWeights: TypeAlias = Annotated[
+    bool, typer.Option("--random-weights", help="Run a named model with random weights, to try things out.")
+]
+MaxSize: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="Longest side the network runs at; by default as in training.")
+]
+Device: TypeAlias = Annotated[
+    str, typer.Option(help="Where to run: cpu, cuda, mps …; auto is a GPU where there is one.")
+]
 console = Console()
 errors = Console(stderr=True)
 

@@ -10,6 +10,10 @@ import typer
 
 from demt.cli.common import (
     AsJson,
+    Device,
+    MaxSize,
+    Model,
+    RandomWeights,
     console,
     cores,
     device_of,
@@ -37,9 +41,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A model's name, hf-hub:ORG/NAME, a folder, or a released checkpoint.")
-    ] = "",
+    model: Model = "",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("predictions"),
     lists: Annotated[
         list[str] | None,
@@ -52,12 +54,8 @@ def predict(
             help="What to save: panel, pictures (one a task), arrays (.npz), png16 (normals, and depth in millimetres)."
         ),
     ] = "panel,pictures,arrays",
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Run a named model with random weights, to try things out.")
-    ] = False,
-    max_size: Annotated[
-        int | None, typer.Option(min=1, help="Longest side the network runs at; by default as in training.")
-    ] = None,
+    random_weights: RandomWeights = False,
+    max_size: MaxSize = None,
     tile: Annotated[
         str | None,
         typer.Option(metavar="HxW", help="Run at the image's own size, in blended tiles of this size, e.g. 512x1024."),
@@ -67,9 +65,7 @@ def predict(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one size, or tiles, that run at once.")] = 4,
     precision: Annotated[str, typer.Option(help="fp32, bf16, or fp16 on a GPU.")] = "fp32",
-    device: Annotated[
-        str, typer.Option(help="Where to run: cpu, cuda, mps …; auto is a GPU where there is one.")
-    ] = "auto",
+    device: Device = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that read and write; by default one a core, at most 8.")
     ] = None,

@@ -17,7 +17,7 @@ from demt.data.files import PICTURES, is_hidden
 from demt.export.agreement import differences
 from demt.export.capture import ExportError
 from demt.export.write import export
-from demt.files import write_whole
+from demt.files import write_bytes
 from demt.inference.preprocess import preprocess
 from demt.models import MultiTaskModel
 
@@ -101,7 +101,7 @@ def export_int8(
         kept, found = search.within(bounds, everything)
         written = search.quantized(kept)
         float_size = whole.stat().st_size
-    write_whole(target, lambda temporary: Path(temporary).write_bytes(written))
+    write_bytes(target, written)
     return Quantized(
         path=target,
         differences=found,

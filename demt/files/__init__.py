@@ -55,6 +55,17 @@ def write_whole(path: Path, write: Callable[[str], Any], *, within: Path | None 
         write(temporary)
 
 
+def write_bytes(path: Path, contents: bytes, *, within: Path | None = None) -> None:
+    """`write_whole` of these bytes."""
+    write_whole(path, lambda temporary: Path(temporary).write_bytes(contents), within=within)
+
+
+def check_new(root: Path) -> None:
+    """Raise `FileExistsError` if `root` exists and is not an empty folder."""
+    if root.is_symlink() or (root.exists() and (not root.is_dir() or any(root.iterdir()))):
+        raise FileExistsError(f"{str(root)!r} exists and is not empty; give a new folder")
+
+
 @contextmanager
 def new_folder(root: Path) -> Iterator[Path]:
     """A folder to fill, beside `root`, which takes its place when all is written; an interrupted run leaves nothing.
@@ -62,8 +73,7 @@ def new_folder(root: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: if `root` exists and is not an empty folder.
     """
-    if root.is_symlink() or (root.exists() and (not root.is_dir() or any(root.iterdir()))):
-        raise FileExistsError(f"{str(root)!r} exists and is not empty; give a new folder")
+    check_new(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
     try:

@@ -7,6 +7,7 @@ are. Tiles, averages at test time and the smoothing of videos all blend these.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,13 +44,24 @@ def argmax_at_size(scores: Tensor, size: tuple[int, ...]) -> NDArray[Any]:
     if tuple(scores.shape[-2:]) == tuple(size):
         ids = scores.argmax(1)[0]
     else:
-        best = resize(scores[:, :1].float(), size)[0, 0]
-        ids = torch.zeros(best.shape, dtype=torch.int32, device=best.device)
-        for index in range(1, scores.shape[1]):
-            score = resize(scores[:, index : index + 1].float(), size)[0, 0]
-            ids[score > best] = index
-            best = torch.maximum(best, score)
-    return ids.cpu().numpy().astype(np.uint8 if scores.shape[1] <= 256 else np.uint16)
+        ids, _ = largest(lambda index: resize(scores[:, index : index + 1].float(), size)[0, 0], scores.shape[1])
+    return as_ids(ids, scores.shape[1])
+
+
+def largest(score: Callable[[int], Tensor], classes: int) -> tuple[Tensor, Tensor]:
+    """Which class has the largest score (H, W) at each pixel, and that score; one class at a time is in memory."""
+    best = score(0)
+    ids = torch.zeros(best.shape, dtype=torch.int32, device=best.device)
+    for index in range(1, classes):
+        current = score(index)
+        ids[current > best] = index
+        best = torch.maximum(best, current)
+    return ids, best
+
+
+def as_ids(ids: Tensor, classes: int) -> NDArray[Any]:
+    """Class ids in the smallest type that holds them."""
+    return ids.cpu().numpy().astype(np.uint8 if classes <= 256 else np.uint16)
 
 
 def class_confidence(probabilities: Tensor, ids: NDArray[Any]) -> NDArray[np.float32]:

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from demt.data.files import picture_size
 from demt.data.images import read_image, read_image_bytes
-from demt.files import LOCK, lock_folder, write_whole
-from demt.inference.forward import autocast, model_digest
+from demt.files import LOCK, lock_folder, write_bytes, write_whole
+from demt.inference.forward import check_precision, model_digest
 from demt.inference.pictures import SHARD, Picture, Saved, find_pictures, share
 from demt.inference.predict import check_options
+from demt.inference.prediction import trained_on_note
 from demt.inference.preprocess import fitted_size
-from demt.inference.save import DEFAULT_KINDS, encode, endings, mark_of, not_ours, writer
+from demt.inference.save import DEFAULT_KINDS, encode, endings, mark_of, not_ours
 from demt.inference.shards import (
     Sample,
     ShardError,
@@ -90,12 +91,11 @@ def predict_folder(
     tiles = check_options(model, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
     chosen = choose_tasks(model, tasks)
     kinds = tuple(dict.fromkeys([save] if isinstance(save, str) else save))
-    if note is None and model.pretrained_cfg.trained_on:
-        note = f"Trained on {model.pretrained_cfg.trained_on}."
+    note = trained_on_note(model) if note is None else note
     for name, value, least in (("threads", threads, 1), ("process", process[1], 1), ("process", process[0], 0)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"Expected `{name}` to hold whole numbers >= {least}, got {value!r}")
-    autocast(next(model.parameters()).device, precision)
+    check_precision(next(model.parameters()).device, precision)
     settings = Settings(
         tasks=tuple(chosen),
         max_size=max_size or model.pretrained_cfg.max_size,
@@ -238,7 +238,7 @@ class _Run:
             contents = encode(self.tasks, prediction, read.shown, self.kinds, digest=digest, note=self.note)
             for target, ending in zip(self._files(picture), self.endings):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(target, writer(contents[ending]), within=staging)
+                write_bytes(target, contents[ending], within=staging)
 
         def read(picture: Picture) -> Read:
             image = read_image(picture.path)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from demt.files import write_whole
+from demt.files import write_bytes
 
 Intrinsics: TypeAlias = "ArrayLike | Sequence[float]"
 #: From the camera's axes to those of glTF, of which y points up and z towards the viewer.
@@ -55,7 +55,7 @@ class PointCloud:
         cloud = self._trimesh(self.points * _GLTF if ending == ".glb" else self.points)
         # A scene of one cloud is what GLB files hold; PLY files hold the cloud.
         data: bytes = (cloud.scene() if ending == ".glb" else cloud).export(file_type=ending[1:])
-        write_whole(target, lambda temporary: Path(temporary).write_bytes(data))
+        write_bytes(target, data)
 
     def to_trimesh(self) -> Any:
         """The points as `trimesh.PointCloud`, in the camera's axes.

@@ -160,9 +160,15 @@ def make_prediction(
     confidence: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Prediction:
     """What a model says about an image (C, H, W) in [0, 1]."""
+    return Prediction(
+        maps, tasks=model.tasks, image=as_picture(image), confidence=confidence, note=trained_on_note(model)
+    )
+
+
+def trained_on_note(model: MultiTaskModel) -> str | None:
+    """The line above panels that says what the model was trained on, where its configuration does."""
     learnt = model.pretrained_cfg.trained_on
-    note = f"Trained on {learnt}." if learnt else None
-    return Prediction(maps, tasks=model.tasks, image=as_picture(image), confidence=confidence, note=note)
+    return f"Trained on {learnt}." if learnt else None
 
 
 def as_picture(image: Tensor) -> Image.Image:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from demt.data.png16 import encode_colours
-from demt.files import write_whole
+from demt.files import write_bytes
 from demt.inference.prediction import Prediction
 from demt.tasks import Task
 from demt.viz import panel, task_picture
@@ -128,13 +128,8 @@ def save_prediction(prediction: Prediction, folder: Path, stem: str, *, note: st
     folder.mkdir(parents=True, exist_ok=True)
     files = encode(prediction.tasks, prediction, prediction.image, DEFAULT_KINDS, note=note or prediction.note)
     for ending, contents in files.items():
-        write_whole(folder / f"{stem}{ending}", writer(contents))
+        write_bytes(folder / f"{stem}{ending}", contents)
     return folder / f"{stem}{panel_ending(prediction)}"
-
-
-def writer(contents: bytes) -> Callable[[str], Any]:
-    """What `demt.files.write_whole` calls to write these bytes."""
-    return lambda path: Path(path).write_bytes(contents)
 
 
 def deep_values(task: Task, prediction: NDArray[Any]) -> NDArray[np.uint16]:

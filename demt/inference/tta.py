@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from demt.data.encoding import Encoding
-from demt.inference.blend import blendable, certainty, finish
+from demt.inference.blend import as_ids, blendable, certainty, finish, largest
 from demt.inference.forward import finite_logits
 from demt.inference.preprocess import fitted_size, prepare
 from demt.models import MultiTaskModel
@@ -109,7 +109,9 @@ def _average(
     ]
     mean = _mean(values)
     spread = _mean([[(one - mean) ** 2 for one in pair] for pair in values]).sqrt()
-    sure = _agreement(task, mean, spread) if certainty(task, mean) is None else certainty(task, mean)
+    sure = certainty(task, mean)
+    if sure is None:
+        sure = _agreement(task, mean, spread)
     prediction = finish(task, mean[0]).cpu().numpy()
     return prediction, None if sure is None else sure.reshape(-1, *size).squeeze(0).float().cpu().numpy()
 
@@ -129,13 +131,8 @@ def _average_classes(
             ]
         )[0, 0]
 
-    best = score(0)
-    ids = torch.zeros(size, dtype=torch.int32, device=best.device)
-    for index in range(1, task.channels):
-        current = score(index)
-        ids[current > best] = index
-        best = torch.maximum(best, current)
-    return ids.cpu().numpy().astype(np.uint8 if task.channels <= 256 else np.uint16), best.cpu().numpy()
+    ids, best = largest(score, task.channels)
+    return as_ids(ids, task.channels), best.cpu().numpy()
 
 
 def _mean(values: list[list[Tensor]]) -> Tensor:

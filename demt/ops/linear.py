@@ -52,11 +52,12 @@ def is_eager_on_cpu(*tensors: Tensor | None) -> bool:
     autocast casts them, nothing transforms functions of them.
     """
     return (
-        all(each is None or (type(each) in (Tensor, nn.Parameter) and each.is_cpu) for each in tensors)
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
+        # Before the tensors: tracing notes every look at one, and its check wants two traces alike.
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and not torch.is_autocast_enabled("cpu")
         and not is_transformed()
+        and all(each is None or (type(each) in (Tensor, nn.Parameter) and each.is_cpu) for each in tensors)
     )
 
 
@@ -65,15 +66,13 @@ def is_training_step_on_cpu(*tensors: Tensor | None) -> bool:
 
     What is written for training steps may then have a backward pass of its own.
     """
-    # First: torch.jit's tracing notes every look at a tensor, and its check wants two traces alike.
-    if torch.jit.is_tracing() or not torch.is_grad_enabled():  # type: ignore[attr-defined]
+    if not (torch.is_grad_enabled() and is_eager_on_cpu(*tensors)):
         return False
     given = [each for each in tensors if each is not None]
     return (
         any(each.requires_grad for each in given)
         and given[0].dtype in (torch.float32, torch.float64)
         and all(each.dtype == given[0].dtype and each.numel() > 0 for each in given)
-        and is_eager_on_cpu(*tensors)
     )
 
 

@@ -52,10 +52,8 @@ def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, over
         return per_pixel_reference(maps, *layers, residual=residual)
     # Batch norm in training needs all pixels at once.
     normalised = any(isinstance(m, nn.BatchNorm2d) and m.training for m in modules)
-    as_one = False
-    if normalised and maps.ndim == 4:
-        # Not looked at otherwise: torch.jit's tracing notes every look at a parameter.
-        as_one = is_training_step_on_cpu(maps, *(each for module in modules for each in module.parameters()))
+    as_one = normalised and maps.ndim == 4
+    as_one = as_one and is_training_step_on_cpu(maps, *(each for module in modules for each in module.parameters()))
     steps = _steps(layers, _over_one_image if as_one else partial(_over_channels, linear))
 
     def apply(maps: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -22,9 +22,7 @@ def float32_convolution(x: Tensor, layer: nn.Conv2d) -> Tensor:
     """`layer(x)` in float32 at least, whatever autocast says: half precision cannot hold coordinates."""
     with without_autocast(x.device):
         dtype = compute_dtype(x.dtype)
-        # torch.jit's tracing notes every look at a parameter.
-        traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
-        if not traced and _is_narrow(layer) and is_training_step_on_cpu(x, layer.weight, layer.bias):
+        if _is_narrow(layer) and is_training_step_on_cpu(x, layer.weight, layer.bias):
             return narrow_convolution(x, layer.weight, layer.bias)
         if layer.weight.dtype == dtype:
             return layer(x.to(dtype))  # type: ignore[no-any-return]

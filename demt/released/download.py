@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-from demt.released.drive import Progress
+from demt.released.drive import Progress, no_room
 
 _TIMEOUT = (30.0, 60.0)
 _CHUNK = 2**20
@@ -51,11 +50,8 @@ def download_url(url: str, target: Path, *, size: int | None = None, progress: P
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             reason = _reason(error)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise OSError(
-                    f"There is no room for the download in {str(target.parent)!r} ({error.strerror}). Make some and "
-                    "run the same command, which goes on where it stopped; or choose another --cache-dir"
-                ) from error
+            if (told := no_room(error, target)) is not None:
+                raise told from error
             raise
         if _size(part) <= before:
             raise OSError(

@@ -62,12 +62,19 @@ def download(file_id: str, target: Path, progress: Progress | None = None) -> No
                 f"The download did not complete: {_reason(error)} The same command goes on where it stopped"
             ) from error
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise OSError(
-                    f"There is no room for the download in {str(target.parent)!r} ({error.strerror}). Make some and "
-                    "run the same command, which goes on where it stopped; or choose another --cache-dir"
-                ) from error
+            if (told := no_room(error, target)) is not None:
+                raise told from error
             raise
+
+
+def no_room(error: OSError, target: Path) -> OSError | None:
+    """What to say of an error that is about room for a download to `target`; None for another one."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    return OSError(
+        f"There is no room for the download in {str(target.parent)!r} ({error.strerror}). Make some and run the same "
+        "command, which goes on where it stopped; or choose another --cache-dir"
+    )
 
 
 def discard(target: Path) -> None:

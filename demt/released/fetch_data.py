@@ -10,7 +10,7 @@ from filelock import FileLock
 from huggingface_hub import constants
 
 from demt.data.doctor.archive import ArchiveError, unpack
-from demt.files import file_sha256
+from demt.files import check_new, file_sha256
 from demt.released import drive
 from demt.released.archives import Archive
 from demt.released.download import WrongSize, discard_parts, download_url
@@ -47,8 +47,7 @@ def fetch_data(
         ImportError: if gdown is not installed, with which requests comes.
         OSError: if it cannot be downloaded, or there is no room.
     """
-    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-        raise FileExistsError(f"{str(target)!r} exists and is not empty; give a new folder")
+    check_new(target)
     if file is not None:
         _check(archive, file)
         unpack(file, target)

@@ -286,6 +286,15 @@ def test_backbone_weights_that_cannot_be_had(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_passes_its_own_check():
+    """Which traces again without gradients, and compares the graphs by the names in them."""
+    model = demt.create_model("demt_nano", tasks={"depth": 1}).eval()
+    images = torch.randn(2, 3, 64, 96)
+    traced = torch.jit.trace(model, images, strict=False)
+    torch.testing.assert_close(traced(images)["depth"], model(images)["depth"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_trace_refuses_other_sizes():
     """It holds the size that it was made at, and would give wrong numbers at others."""
     model = demt.create_model("demt_nano", tasks={"depth": 1}).eval()
