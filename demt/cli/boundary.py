@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from demt.cli.common import console, cores, errors, friendly_errors
+from demt.cli.common import console, errors, friendly_errors
 from demt.files import write_whole
+from demt.inference.processes import cores
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext

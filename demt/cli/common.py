@@ -101,11 +101,6 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def device_of(name: str | None) -> torch.device:
     """The device that ``--device`` names; for ``auto`` or None the GPU where there is one, else the CPU.
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from demt.cli.common import console, cores, errors, friendly_errors
+from demt.cli.common import console, errors, friendly_errors
+from demt.inference.processes import cores
 
 if TYPE_CHECKING:
     from demt.data.doctor.report import Report

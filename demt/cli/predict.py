@@ -15,7 +15,6 @@ from demt.cli.common import (
     Model,
     RandomWeights,
     console,
-    cores,
     device_of,
     errors,
     exit_for_failed,
@@ -67,7 +66,8 @@ def predict(
     precision: Annotated[str, typer.Option(help="fp32, bf16, or fp16 on a GPU.")] = "fp32",
     device: Device = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads that read and write; by default one a core, at most 8.")
+        int | None,
+        typer.Option(min=1, help="Batches at work at once; by default one a core, at most 4, with a GPU 8."),
     ] = None,
     layout: Annotated[
         str, typer.Option(help="Of videos: beside, the frame and all tasks in one; or tasks, a video each.")
@@ -85,7 +85,7 @@ def predict(
     with friendly_errors():
         from demt.inference.folder import predict_folder
         from demt.inference.pictures import SHARD, find_pictures, share
-        from demt.inference.processes import this_process, together
+        from demt.inference.processes import cores, this_process, threads_of_torch, together
 
         if not model:
             raise ValueError("Say which model predicts: --model NAME; demt list shows them")
@@ -109,6 +109,7 @@ def predict(
         mine_alone = {
             videos[place]: films[videos[place]] for window in share(len(videos), process, 1) for place in window
         }
+        workers = threads or min(cores(), 4 if where.type == "cpu" else 8)
         with together() as gather:
             found = predict_folder(
                 network,
@@ -122,7 +123,7 @@ def predict(
                 batch_size=batch_size,
                 precision=precision,
                 note=note,
-                threads=threads or min(cores(), 8),
+                threads=workers,
                 process=process,
             )
             report: dict[str, Any] = {"new": 0, "kept": 0, "failed": {}, "files": {}}
@@ -133,7 +134,9 @@ def predict(
                         shards = any(picture.path.suffix.lower() == SHARD for picture in pictures)
                         count = None if shards else sum(map(len, share(len(pictures), process)))
                         task = bar.add_task("Pictures", total=count)
-                        _watch(found, report, as_json, lambda: bar.advance(task))
+                        # On a CPU each thread runs the model, with its share of the cores.
+                        with threads_of_torch(workers if where.type == "cpu" else 1):
+                            _watch(found, report, as_json, lambda: bar.advance(task))
                     if mine_alone:
                         film = bar.add_task("Frames", total=None)
                         predict_videos(
