@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from demt.cli.common import console, errors, friendly_errors
+from demt.cli.hub_data import Columns, HubSubset, Place, Revision
 from demt.inference.processes import cores
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ data = typer.Typer(no_args_is_help=True, help="Check, convert, fetch and unpack 
 
 @data.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="Folder of the data set; it is only read.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="Folder of the data set, which is only read; Parquet files; with --dataset hub, ORG/NAME."),
+    ],
     tasks: Annotated[
         str | None,
         typer.Option(help="Tasks to check, such as semseg,depth; of own data with their classes: semseg=5,depth."),
@@ -40,9 +44,11 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; by default one a core.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="nyud, pascal or cityscapes; by default found.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="nyud, pascal, cityscapes or hub; by default found.")] = None,
     layout: Annotated[str, typer.Option(help="Layout of a published data set; by default found.")] = "auto",
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given again.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this split; may be given again. Of Parquet also 'train[:90%]'.")
+    ] = None,
     encodings: Annotated[
         str | None, typer.Option(help="Of own data: what pictures mean, such as depth=millimetres,edge=grey.")
     ] = None,
@@ -52,11 +58,14 @@ def check(
     index: Annotated[str | None, typer.Option(help="Of own data: an index, .csv or .jsonl.")] = None,
     ids: Annotated[str | None, typer.Option(help="Of own data: a list of samples, one a line.")] = None,
     images: Annotated[str, typer.Option(help="Of own data: the folder of the images.")] = "images",
+    columns: Columns = None,
+    hub_subset: HubSubset = None,
+    revision: Revision = None,
 ) -> None:
     """Is a data set whole, and are its files what their places say? Exits with 1 if not."""
     with friendly_errors():
         from demt.cli.report import show_report
-        from demt.data.doctor.check import check_folder, check_published
+        from demt.data.doctor.check import check_folder, check_hub, check_published
 
         if sheet is not None and (not sheet.absolute().parent.is_dir() or sheet.suffix.lower() != ".png"):
             raise ValueError(f"Expected --sheet as a .png file in a folder that exists, got {str(sheet)!r}")
@@ -65,10 +74,18 @@ def check(
             "workers": cores() if workers is None else workers,
             "show": lambda findings, count: _track(findings, "Samples", count),
         }
-        own = _own_data(
-            path, tasks, encodings, index, ids, images, in_chans, published=dataset is not None or layout != "auto"
-        )
-        if own is not None:
+        place = Place.of(str(path), dataset or "", columns, hub_subset, revision)
+        own = None
+        if place is None:
+            own = _own_data(
+                path, tasks, encodings, index, ids, images, in_chans, published=dataset is not None or layout != "auto"
+            )
+        if place is not None:
+            place.refuse(index=index, ids=ids, layout=None if layout == "auto" else layout)
+            if tasks is None:
+                raise ValueError(f"Say which tasks the columns hold: --tasks semseg=5,depth; {place.hint()}")
+            report = check_hub(place.open(tasks, split, encodings, in_chans), **how)
+        elif own is not None:
             report = check_folder(own, **how)
         else:
             names = None if tasks is None else tasks.split(",")

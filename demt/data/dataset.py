@@ -113,7 +113,10 @@ class MultiTaskDataset(Dataset[Sample]):
 
 
 class FileDataset(MultiTaskDataset):
-    """Base of the data sets that lie on disk: subclasses say in `files` and `read_label` where and what labels are."""
+    """Base of the data sets whose images and labels can be read one by one.
+
+    Subclasses say in `files` and `read_label` where and what labels are.
+    """
 
     #: Channels of the images: see `demt.data.images.read_pixels`.
     in_chans: int | None = 3

@@ -13,6 +13,7 @@ from demt.data.doctor.recognise import find_layouts
 from demt.data.doctor.report import Problem, Report, SplitCount
 from demt.data.files import ARRAYS, PICTURES, DataError, MissingFileError, is_hidden
 from demt.data.folder import MultiTaskFolder, by_name, match_names
+from demt.data.hub import HubDataset
 from demt.data.layout import Layout
 from demt.data.published import READERS
 from demt.data.published_layouts import get_layout
@@ -108,6 +109,28 @@ def check_folder(
                 report.notes.append(f"Files in '{folder}/' with other endings are no samples: {', '.join(others)}")
     if bare := sum(len(dataset.files(index)) == 1 for index in range(len(dataset))):
         report.notes.append(f"{bare} of {len(dataset)} images have no label of any of the tasks")
+    examine_all(report, None, sample, workers, show)
+    report.add_plausibility()
+    return report
+
+
+def check_hub(
+    datasets: Mapping[str, HubDataset], *, sample: int | None = None, workers: int = 0, show: Show | None = None
+) -> Report:
+    """Check Parquet files or a data set of the Hub.
+
+    Args:
+        datasets: The data set of each split, all of one set of tasks.
+        sample: See `check_published`, as for the other arguments.
+        workers: See there.
+        show: See there.
+    """
+    counts = {split: SplitCount(len(dataset)) for split, dataset in datasets.items()}
+    report = Report(Path(next(iter(datasets.values())).source), None, None, {}, datasets, counts)
+    for split, dataset in datasets.items():
+        bare = sum(not dataset.labels_of(index) for index in range(len(dataset)))
+        if bare:
+            report.notes.append(f"{bare} of {len(dataset)} images of {split} have no label of any of the tasks")
     examine_all(report, None, sample, workers, show)
     report.add_plausibility()
     return report
