@@ -50,8 +50,7 @@ async function pixels(file, maxPixels) {
   }
   const [width, height] = [image.naturalWidth, image.naturalHeight];
   if (width * height > maxPixels) {
-    const [many, most] = [width * height, maxPixels].map((count) => (count / 1e6).toFixed(0));
-    throw new Error(`${file.name} has ${width} × ${height} pixels, ${many} million; use one of at most ${most} million`);
+    throw new Error(`${file.name} has ${width} x ${height} pixels; use a picture of at most ${maxPixels} pixels`);
   }
   try {
     const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
@@ -62,7 +61,7 @@ async function pixels(file, maxPixels) {
     bitmap.close();
     return context.getImageData(0, 0, width, height);
   } catch {
-    throw new Error(`${file.name} (${width} × ${height} pixels) cannot be decoded: it is damaged, or too large for this browser`);
+    throw new Error(`${file.name} (${width} x ${height} pixels) cannot be decoded: it is damaged, or too large for this browser`);
   }
 }
 
@@ -220,7 +219,7 @@ async function take(file) {
     chooseTask(about.tasks, chosen ?? about.tasks[0].name);
     show(chosen ?? about.tasks[0].name);
     get("result").hidden = false;
-    say(`${file.name}: ${width} × ${height} pixels in ${(milliseconds / 1000).toFixed(2)} s`);
+    say(`${file.name}: ${width} x ${height} pixels in ${(milliseconds / 1000).toFixed(2)} s`);
   } catch (error) {
     say("", error.message);
   }
