@@ -8,6 +8,7 @@ import typer
 
 from demt.cli.benchmark import benchmark
 from demt.cli.boundary import eval_boundary
+from demt.cli.browser import browser
 from demt.cli.common import console
 from demt.cli.convert import convert
 from demt.cli.data import data
@@ -48,6 +49,7 @@ app.command()(demo)
 app.command("pseudo-label")(pseudo_label)
 app.command()(convert)
 app.command()(export)
+app.command()(browser)
 app.add_typer(data, name="data")
 app.command("eval-boundary")(eval_boundary)
 app.command()(benchmark)

@@ -7,6 +7,7 @@ for speed lies in `demt.ops`, each function beside a plain one that computes the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
@@ -21,6 +22,7 @@ from demt.ops import (
     float32_convolution,
     is_hooked,
     per_pixel,
+    pixel_attentions,
     resize,
 )
 
@@ -327,9 +329,19 @@ class TaskQueryBlock(nn.Module):
             raise ValueError(
                 f"Expected `x` and `fused` of the same batch and size, got {tuple(x.shape)} and {tuple(fused.shape)}"
             )
+        return per_pixel(self.attend(x, fused, *self.attention_layers()), self.norm, residual=x)
+
+    def attention_layers(self) -> tuple[tuple[nn.Module, ...], ...]:
+        """The layers of query, key, value and output."""
         q, k, v = (self.norm_query, self.query), (self.norm_key, self.key), (self.norm_value, self.value)
-        out = (self.proj, self.linear)
-        return per_pixel(self.attend(x, fused, q, k, v, out), self.norm, residual=x)
+        return q, k, v, (self.proj, self.linear)
+
+
+def ask_together(blocks: Sequence[TaskQueryBlock], maps: Sequence[Tensor], fused: Tensor) -> list[Tensor]:
+    """What each ``"pixelwise"`` block makes of its map (B, D, H, W) and fused (B, T, D, H, W), in larger products."""
+    layers = zip(*(block.attention_layers() for block in blocks))
+    attended = pixel_attentions(maps, fused, *layers, blocks[0].heads)
+    return [per_pixel(each, block.norm, residual=x) for each, block, x in zip(attended, blocks, maps)]
 
 
 class GatingAttention(nn.Module):

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from demt.config import ModelConfig
 from demt.layers import DeformableMixer, GatingAttention, TaskInteractionBlock, TaskQueryBlock
+from demt.layers.blocks import ask_together
 from demt.models.baseline import MultiTaskHead
 from demt.ops import by_rows, stack_tasks
+from demt.ops.dispatch import standard_operators_are_asked
 
 
 class DeMTHead(MultiTaskHead):
@@ -59,6 +61,8 @@ class DeMTHead(MultiTaskHead):
         """The mixed maps (B, D, h, w) of the tasks to their final ones: interaction, queries, gating."""
         stacked = stack_tasks(mixed)  # S (B, T, D, h, w)
         fused = self.run(self.interaction, stacked)  # [5]
+        if standard_operators_are_asked() and self.config.query == "pixelwise":
+            return [self.gating(z) for z in ask_together(list(self.queries.values()), stacked.unbind(1), fused)]
         return [self.run(self._ask, task, x, fused) for task, x in zip(self.tasks, stacked.unbind(1))]
 
     def _ask(self, task: str, x: Tensor, fused: Tensor) -> Tensor:

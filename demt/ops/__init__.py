@@ -1,6 +1,6 @@
 """What the layers compute, as functions written for speed, each beside a plain one in `demt.ops.reference`."""
 
-from demt.ops.attention import global_attention, linear_attention, pixel_attention
+from demt.ops.attention import global_attention, linear_attention, pixel_attention, pixel_attentions
 from demt.ops.deform import deform_mix, deform_sample
 from demt.ops.deformable_attention import deformable_attention, points_on_rays
 from demt.ops.dispatch import Path, best_path
@@ -46,6 +46,7 @@ __all__ = [
     "per_pixel",
     "per_pixel_reference",
     "pixel_attention",
+    "pixel_attentions",
     "points_on_rays",
     "project_levels",
     "project_levels_reference",

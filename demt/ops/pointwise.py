@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from demt.ops.dispatch import standard_operators_are_asked
 from demt.ops.linear import is_training_step_on_cpu, linear
 from demt.ops.reference import per_pixel_reference
 from demt.ops.torch_private import all_modules_are_hooked, is_hooked
@@ -202,6 +203,9 @@ def stack_tasks(maps: Iterable[Tensor]) -> Tensor:
 
 def _tokens(maps: Tensor) -> Tensor:
     """`channels_last`; of maps held channel by channel a copy, as torch transposes matrices faster than other views."""
+    if standard_operators_are_asked():
+        # Sizes by name: a runtime would else move the transposing behind the stacking, where it is slow.
+        return maps.flatten(2).mT.reshape(channels_last(maps).shape)
     by_channel = maps.transpose(0, 1)
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not by_channel.is_contiguous():
         return channels_last(maps)
