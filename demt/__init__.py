@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import lazy_loader
 
+#: The version of this package.
 __version__ = "0.1.0"
 
 # torch and timm take seconds to import: the names of __init__.pyi are loaded when they are first used.
