@@ -15,10 +15,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 from demt.data.matlab import Unread, read_matlab
 from demt.data.png16 import decode_colours
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *((".avif",) if features.check("avif") else ()))
+# Pillow before 11.3, and later ones built without it, know nothing of AVIF.
+_AVIF = "avif" in features.modules and features.check("avif")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *((".avif",) if _AVIF else ()))
 ARRAYS = (".npy", ".npz", ".mat")
 #: What pictures may be inside, whatever their names say: Pillow would start Ghostscript for others.
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "AVIF")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", *(("AVIF",) if _AVIF else ()))
 #: The largest pictures and files that are read; larger ones are refused before memory is spent.
 MAX_PIXELS, MAX_BYTES = 2**27, 2**31
 

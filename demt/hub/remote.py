@@ -24,7 +24,10 @@ from huggingface_hub.errors import (
 from demt.files import file_sha256
 from demt.hub.folder import CARD, CONFIG, WEIGHTS
 
-HUB, LOCAL = "hf-hub:", "local-dir:"
+#: ``"hf-hub:"``, which stands before the id of a repository where a model is named.
+HUB = "hf-hub:"
+#: ``"local-dir:"``, which stands before the path of a saved folder where a model is named.
+LOCAL = "local-dir:"
 # huggingface_hub 1.x stands on httpx and 2.x on httpx2, whose errors it lets through where no answer comes.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 _REPOSITORY = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*)(?:@(?P<revision>.+))?")

@@ -242,6 +242,8 @@ def test_shared_weights_are_written_twice(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.complex64])
 def test_weights_of_dtypes_that_are_no_values(folder, dtype):
+    if dtype not in safetensors.torch._SIZE:
+        pytest.skip("safetensors is too old to write such a file")
     edit_weights(folder, lambda s: s.update({"head.neck.norm.bias": s["head.neck.norm.bias"].to(dtype)}))
     with pytest.raises(ValueError, match=rf"'head.neck.norm.bias' has dtype {dtype}, expected one of"):
         demt.create_model(f"local-dir:{folder}")
