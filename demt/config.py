@@ -218,7 +218,7 @@ class PretrainedCfg:
             for value in getattr(self, name):
                 check_number(f"each value of `{name}`", value, least, 1e4)
         if len(self.mean) != len(self.std):
-            raise ValueError(f"Expected `mean` and `std` of one length, got {self.mean!r} and {self.std!r}")
+            raise ValueError(f"Expected `mean` and `std` of the same length, got {self.mean!r} and {self.std!r}")
         for name in ("trained_on", "file", "hf_hub_id", "revision", "sha256"):
             if not isinstance(value := getattr(self, name), (str, NoneType)):
                 raise ValueError(f"Expected `{name}` to be a string or None, got {shown(value)}")

@@ -146,7 +146,7 @@ def create_model(
     if not isinstance(pretrained_backbone, bool):
         raise ValueError(
             f"`pretrained_backbone` {str(pretrained_backbone)!r} cannot be loaded beside the weights of the whole "
-            f"model {model_name!r}; drop one of the two (a folder's and a repository's are loaded in any case)"
+            f"model {model_name!r}; drop one of the two (those of a folder or repository are always loaded)"
         )
     trained, state, source = _read(found, cache_dir)
     config = found.config
@@ -189,7 +189,7 @@ def resolve(
     if is_saved:
         given = {"pretrained_cfg": pretrained_cfg, "checkpoint_path": checkpoint_path}
         if taken := [argument for argument, value in given.items() if value is not None]:
-            raise ValueError(f"{name!r} brings its weights and preprocessing: {taken} cannot go with it")
+            raise ValueError(f"{name!r} comes with its weights and preprocessing: {taken} cannot be given with it")
         config, cfg, weights = _saved(name, cache_dir)
     elif name in FAMILIES:
         config, cfg = _family(name, backbone, tasks), PretrainedCfg(input_size=SIZES["pascal"])

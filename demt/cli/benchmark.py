@@ -20,7 +20,7 @@ def benchmark(
         list[str] | None, typer.Option(metavar="HxW", help="Image size, e.g. 512x1024; may be repeated.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda …; auto is a GPU where there is one.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda …; auto is a GPU if there is one.")] = "auto",
     dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16 or float16; may be repeated.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="How long to repeat each run.")] = 5.0,

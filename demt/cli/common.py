@@ -30,9 +30,7 @@ RandomWeights: TypeAlias = Annotated[
 MaxSize: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Longest side the network runs at; by default as in training.")
 ]
-Device: TypeAlias = Annotated[
-    str, typer.Option(help="Where to run: cpu, cuda, mps …; auto is a GPU where there is one.")
-]
+Device: TypeAlias = Annotated[str, typer.Option(help="Where to run: cpu, cuda, mps …; auto is a GPU if there is one.")]
 console = Console()
 errors = Console(stderr=True)
 

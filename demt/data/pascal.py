@@ -119,7 +119,7 @@ def human_parts_of(contents: bytes, path: Path) -> NDArray[np.uint8]:
             f"{str(path)!r}: unknown name {error}; expected 'anno' with human parts {sorted(PART_IDS)}"
         ) from error
     except (IndexError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"{str(path)!r} is not built as the files of PASCAL-Part are: {error}") from error
+        raise DataError(f"{str(path)!r} does not have the structure of PASCAL-Part files: {error}") from error
     return parts if annotated else np.full(shape, 255, np.uint8)
 
 

@@ -118,7 +118,7 @@ def _named_tensors(content: Any, entries: Sequence[str]) -> dict[str, StoredTens
             )
         content = content[inner[0]]
     if other := [name for name, value in content.items() if not isinstance(value, StoredTensor)]:
-        raise ValueError(f"its entry {str(other[0])[:100]!r} is no dense tensor")
+        raise ValueError(f"its entry {str(other[0])[:100]!r} is not a dense tensor")
     return {str(name): value for name, value in content.items()}
 
 

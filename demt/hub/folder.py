@@ -112,5 +112,5 @@ def _newer(values: Any, error: Exception) -> str:
     if isinstance(version, str) and numbers[0] > numbers[1]:
         return f". It was written by demt {shown(version)}, and this is {__version__}: upgrade with pip install -U demt"
     if str(error).startswith("Unknown"):
-        return ". It may be of a newer version: upgrade with pip install -U demt"
+        return ". It may be from a newer version: upgrade with pip install -U demt"
     return ""

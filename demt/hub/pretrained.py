@@ -189,9 +189,9 @@ class PretrainedModel(nn.Module):
             check_state(state, self.outline(self.config, "this model").state_dict(), "this model")
         except ValueError as error:
             raise ValueError(
-                f"Nothing was written, as it could not be loaded again. {error}. If the model was changed after it was "
-                "made (pruned, compiled in parts, given adapters or other layers), undo that before saving, or keep "
-                "model.state_dict() by torch.save"
+                f"Nothing was written, because the model could not be loaded again. {error}. If the model was changed "
+                "after it was made (pruned, compiled in parts, given adapters or other layers), undo that before "
+                "saving, or keep model.state_dict() by torch.save"
             ) from error
         return state
 

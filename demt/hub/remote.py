@@ -117,7 +117,7 @@ def download(
     if folder is None and offline:
         raise FileNotFoundError(
             f"{wanted} is not in the cache {wanted.cache!r}, and offline mode (HF_HUB_OFFLINE or local_files_only) "
-            "leaves the Hub alone: load it once with network"
+            "does not ask the Hub: load it once while online"
         )
     if folder is None:
         with _readable_errors(wanted):
@@ -195,12 +195,12 @@ class _Wanted:
                 raise
             if self.force or (folder := self.cached()) is None:
                 raise
-            _logger.warning("%s does not answer: using %s as the cache last saw it", self.api.endpoint, self)
+            _logger.warning("%s does not answer: using the last cached state of %s", self.api.endpoint, self)
             return folder
         files = {file.rfilename for file in info.siblings or []}
         if missing := [name for name in (CONFIG, WEIGHTS) if name not in files]:
             raise FileNotFoundError(
-                f"{self} has no {' and no '.join(missing)}, so it is no model of demt (which reads weights from "
+                f"{self} has no {' and no '.join(missing)}, so it is not a demt model (which reads weights from "
                 f"safetensors only); it has {sorted(files)[:8]}"
             )
         return self._files(cached=False)
@@ -261,7 +261,7 @@ def _readable_errors(wanted: _Wanted) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            f"Cannot write {wanted} into the cache {wanted.cache!r} ({error}): make room, or give another place by "
+            f"Cannot write {wanted} into the cache {wanted.cache!r} ({error}): make room, or give another place with "
             "cache_dir= or HF_HOME",
         ) from None
 

@@ -126,7 +126,7 @@ class Prediction(dict[str, NDArray[Any]]):
             raise ValueError(f"Expected `depth` to be one of {list(self)}, got {depth!r}")
         task = self.tasks[depth]
         if self[depth].ndim != 2 or task.activation != "identity":
-            raise ValueError(f"Expected `depth` to name a task of depth, got {depth!r}, which is none")
+            raise ValueError(f"Expected `depth` to name a task of depth, got {depth!r}, which is not one")
         if task.unit == "px":
             raise ValueError(
                 f"{depth!r} is a disparity in pixels: give demt.inference.point_cloud.back_project the depth, "

@@ -36,7 +36,7 @@ class ValidPixels(WrapperMetric):
         preds, target = (x[:, 0] if x.ndim == 4 and x.shape[1] == 1 else x for x in (preds, target))
         if preds.shape != target.shape:
             raise ValueError(
-                f"Expected `preds` and `target` of one shape, got {tuple(preds.shape)} and {tuple(target.shape)}"
+                f"Expected `preds` and `target` of the same shape, got {tuple(preds.shape)} and {tuple(target.shape)}"
             )
         valid = valid_mask(target, self.ignore_index)
         p, g = (x.movedim(1, -1)[valid] if x.ndim == 4 else x[valid] for x in (preds, target))

@@ -75,7 +75,7 @@ class Checkpoints:
             self.made = [name for name in names if (self.folder / name).is_dir()]
             return path, progress, state
         if damaged:
-            raise ValueError(f"No checkpoint in {str(self.folder)!r} is whole: {'; '.join(damaged)}")
+            raise ValueError(f"No checkpoint in {str(self.folder)!r} is complete: {'; '.join(damaged)}")
         return None
 
     def read_progress(self, checkpoint: Path) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def forgiven(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _logger.warning("Cannot %s: %s; training goes on", what, error)
+        _logger.warning("Cannot %s: %s; training continues", what, error)
 
 
 class _Bar(Progress):

@@ -104,8 +104,8 @@ def train(
             if "DataLoader worker" not in str(error):
                 raise
             raise OSError(
-                f"A process that reads data was killed ({str(error).splitlines()[0]}), often for want of memory: lower "
-                "data.workers or data.size, or set data.in_memory=false; go on with --resume"
+                f"A process that reads data was killed ({str(error).splitlines()[0]}), often for lack of memory: lower "
+                "data.workers or data.size, or set data.in_memory=false; resume with --resume"
             ) from error
         accelerator.end_training()
     return Trained(run.evaluated.eval(), report.progress["results"], folder)
@@ -116,14 +116,14 @@ def _start(
 ) -> tuple[tuple[Path, dict[str, Any]], dict[str, Any]] | None:
     """Where a run goes on, and the state there; None at its beginning."""
     if checkpoints.newest() is not None and not resume:
-        raise ValueError(f"{str(checkpoints.run)!r} holds a run; go on with it (--resume), or choose another `out`")
+        raise ValueError(f"{str(checkpoints.run)!r} holds a run; resume it (--resume), or choose another `out`")
     found = checkpoints.resume()
     if found is None:
         return None
     path, progress, state = found
     _same_recipe(recipe, progress["recipe"], path)
     if progress["recipe"].get("best") != recipe.best:
-        _logger.warning("`best` is now %s: the best checkpoint is chosen anew among those to come", recipe.best)
+        _logger.warning("`best` is now %s: the best checkpoint is chosen among those to come", recipe.best)
         progress["best"] = None
     if progress["recipe"]["steps"] != recipe.steps:
         _logger.warning("`steps` is now %d: the learning rate follows that schedule from here on", recipe.steps)
@@ -177,7 +177,7 @@ def _steps(run: Run, report: Report) -> None:
             if error is not None:
                 raise error
             if stopping:
-                report.console.print(f"Stopped and saved after step {step}; go on with --resume", highlight=False)
+                report.console.print(f"Stopped and saved after step {step}; resume with --resume", highlight=False)
                 stop.received = stop.received or signal.SIGTERM
                 stop.leave()
             _step(run, parts, step, window)
@@ -244,7 +244,9 @@ def _same_recipe(recipe: Recipe, before: dict[str, Any], checkpoint: Path) -> No
     changed = sorted(name for name in {*now, *then} - _FREE if now.get(name) != then.get(name))
     if changed:
         shown = ", ".join(f"{name} ({then.get(name)!r}, now {now.get(name)!r})" for name in changed)
-        raise ValueError(f"The run in {str(checkpoint)!r} has another recipe: {shown}. Take its own, or another `out`")
+        raise ValueError(
+            f"The run in {str(checkpoint)!r} has another recipe: {shown}. Use that recipe, or another `out`"
+        )
 
 
 def _settled(values: dict[str, Any]) -> dict[str, Any]:

@@ -114,10 +114,10 @@ class Run:
         self.own_size = is_published(data)
         own = [part for part, _ in sources_of(data) if part.dataset == "folder"]
         if val_set is None and any(part.val_ids is None for part in own):
-            _logger.warning("`data.val_ids` is not given: evaluation is on all samples, those trained on among them")
+            _logger.warning("`data.val_ids` is not given: evaluation uses all samples, including those trained on")
         hub = [part for part, _ in sources_of(data) if part.dataset == "hub"]
         if val_set is None and any(part.val_split == part.train_split for part in hub):
-            _logger.warning("`data.val_split` is `data.train_split`: evaluation is on samples that were trained on")
+            _logger.warning("`data.val_split` is `data.train_split`: evaluation uses samples that were trained on")
         parts = [s.dataset if isinstance(s, MultiTaskSubset) else None for s in (self.train_set, self.val_set)]
         if parts[0] is not None and parts[0] is parts[1]:
             _logger.warning(
@@ -244,7 +244,7 @@ class Run:
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"The checkpoint is that of another model or optimiser: {error}") from error
+            raise ValueError(f"The checkpoint is from another model or optimiser: {error}") from error
 
     def ids(self, batch: dict[str, Any]) -> list[str]:
         """Names of a batch's samples."""

@@ -74,7 +74,7 @@ def read_frames(source: Source) -> Iterator[Frame]:
     with _open(source) as container:
         pictures = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
         if not pictures:
-            raise ValueError(f"{name!r} has no pictures: it is no video, or one of sound alone")
+            raise ValueError(f"{name!r} has no pictures: it is not a video, or has only sound")
         stream = pictures[0]
         stream.thread_type = "AUTO"
         rate, tick = stream.average_rate or Fraction(25), stream.time_base or Fraction(1, 90000)
@@ -117,7 +117,7 @@ def _open(source: Source) -> Any:
         except (av.error.FFmpegError, ValueError) as error:
             found = sorted(str(path) for path in Path("/dev").glob("video*"))
             raise FileNotFoundError(
-                f"No camera at {camera!r} ({_reason(error)}); those here: {', '.join(found) or 'none'}"
+                f"No camera at {camera!r} ({_reason(error)}); available: {', '.join(found) or 'none'}"
             ) from error
     path = Path(source)  # type: ignore[arg-type]
     if not path.is_file():
@@ -127,7 +127,7 @@ def _open(source: Source) -> Any:
         return av.open(str(path), options={"protocol_whitelist": "file"})
     except (av.error.FFmpegError, ValueError) as error:
         raise ValueError(
-            f"{str(path)!r} cannot be read as a video: it is none, or cut off before its index ({_reason(error)})"
+            f"{str(path)!r} cannot be read as a video: it is not one, or is cut off before its index ({_reason(error)})"
         ) from error
 
 

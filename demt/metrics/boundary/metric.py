@@ -106,7 +106,7 @@ class BoundaryScore(Metric):
         preds, target = _images("preds", preds), _images("target", target)
         if preds.shape != target.shape:
             raise ValueError(
-                f"Expected `preds` and `target` of one shape, got {tuple(preds.shape)} and {tuple(target.shape)}"
+                f"Expected `preds` and `target` of the same shape, got {tuple(preds.shape)} and {tuple(target.shape)}"
             )
         totals = BoundaryTotals.zero(self.thresholds)
         for probability, labels in zip(preds.detach().cpu(), target.detach().cpu()):

@@ -85,7 +85,7 @@ def boundary_counts(
     soft = as_probability(probability, quantize)
     truth = as_target(target)
     if soft.shape != truth.shape:
-        raise ValueError(f"Expected `probability` and `target` of one shape, got {soft.shape} and {truth.shape}")
+        raise ValueError(f"Expected `probability` and `target` of the same shape, got {soft.shape} and {truth.shape}")
     if nms is not None:
         soft = suppress(soft, nms)
     inclusive = nms is None or nms.eight_bit

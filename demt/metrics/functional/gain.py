@@ -51,6 +51,8 @@ def delta_m(
         elif name in higher_is_better or kind in HIGHER_IS_BETTER:
             sign = 1
         else:
-            raise ValueError(f"Is {name!r} better lower or higher? Name it in `lower_is_better` or `higher_is_better`")
+            raise ValueError(
+                f"Is a lower or a higher {name!r} better? Name it in `lower_is_better` or `higher_is_better`"
+            )
         gains.append(sign * (float(results[name]) - base) / base)
     return 100 * sum(gains) / len(gains)
