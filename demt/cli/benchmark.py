@@ -25,7 +25,7 @@ def benchmark(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="How long to repeat each run.")] = 5.0,
 ) -> None:
-    """Time and memory of a model on this machine, with random weights: one line a way of running it."""
+    """Measure time and memory of a model on this machine, with random weights: one line for each way to run it."""
     with friendly_errors():
         import torch
         from rich.markup import escape

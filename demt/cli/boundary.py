@@ -83,7 +83,7 @@ def eval_boundary(
     allow_missing: Annotated[bool, typer.Option(help="Leave out true maps that have no prediction.")] = False,
     backend: Annotated[BackendChoice, typer.Option(help="auto uses numba if it is installed.")] = BackendChoice.auto,
 ) -> None:
-    """Score saved boundary predictions: ODS, OIS, AP. Numbers of different settings do not compare."""
+    """Score saved boundary predictions: ODS, OIS, AP. Numbers from different settings cannot be compared."""
     with friendly_errors():
         if (dataset is None) == (max_distance is None):
             raise ValueError("Give the tolerance: either --dataset nyud|pascal or --max-distance FRACTION")

@@ -37,7 +37,7 @@ errors = Console(stderr=True)
 
 @contextmanager
 def friendly_errors() -> Iterator[None]:
-    """Print errors of input, files, packages and memory as one line; errors of the program keep their stack trace."""
+    """Print errors in input, files, packages and memory as one line; bugs keep their stack trace."""
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
@@ -52,7 +52,7 @@ def friendly_errors() -> Iterator[None]:
 
 
 def print_json(document: Any) -> None:
-    """The one JSON document of a command that was given ``--json``; what JSON has no numbers for is null."""
+    """The JSON document of a command with ``--json``; NaN and infinity become null."""
     print(json.dumps(_finite(document), allow_nan=False))
 
 
@@ -105,7 +105,7 @@ def cores() -> int:
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device that ``--device`` names; for ``auto`` or None the GPU where there is one, else the CPU.
+    """The device that ``--device`` names; for ``auto`` or None the GPU if there is one, else the CPU.
 
     Processes that a launcher started on one machine take its GPUs in turn.
 

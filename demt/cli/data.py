@@ -53,7 +53,7 @@ def check(
     ids: Annotated[str | None, typer.Option(help="For own data:  a list of samples, one per line.")] = None,
     images: Annotated[str, typer.Option(help="For own data:  the folder of the images.")] = "images",
 ) -> None:
-    """Is a data set whole, and are its files what their places say? Exits with 1 if not."""
+    """Check that a data set is complete and that its files hold what they should. Exits with 1 if not."""
     with friendly_errors():
         from demt.cli.report import show_report
         from demt.data.doctor.check import check_folder, check_published
@@ -93,7 +93,7 @@ def convert(
     dataset: Annotated[str | None, typer.Option(help="nyud, pascal or cityscapes; by default detected.")] = None,
     source: Annotated[str, typer.Option(help="Layout of the folder; by default detected.")] = "auto",
 ) -> None:
-    """Write a published data set in another of its layouts, and say what that lost."""
+    """Write a published data set in another of its layouts, and report what was lost."""
     with friendly_errors():
         from demt.cli.report import show_changes
         from demt.data.doctor.convert import convert as write
@@ -121,7 +121,7 @@ def unpack(
         float, typer.Option(min=1, help="Refuse archives that unpack to more than this many times their size.")
     ] = 200,
 ) -> None:
-    """Unpack an archive into a new folder and nowhere else; all of it, or nothing."""
+    """Unpack an archive into a new folder, completely or not at all, and write nowhere else."""
     with friendly_errors():
         from demt.data.doctor.archive import Limits
         from demt.data.doctor.archive import unpack as write
@@ -161,10 +161,10 @@ def fetch(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes of the check; by default one per core.")] = None,
 ) -> None:
-    """Download NYUD-v2 or PASCAL-Context from where its authors put it, unpack it, and check it as `demt data check`.
+    """Download NYUD-v2 or PASCAL-Context from its authors, unpack it, and check it like `demt data check`.
 
-    The data is its authors', who state its terms; none of it is hosted here. What an interruption leaves is used by the
-    same command; an archive of another size or checksum than expected is refused as a whole.
+    The data belongs to its authors, who state its terms; we host none of it. After an interruption run the same
+    command again to resume. An archive whose size or checksum is not as expected is refused as a whole.
     """
     with friendly_errors():
         from demt.cli.fetch import progress_bar

@@ -29,7 +29,7 @@ def fetch(
 ) -> None:
     """Download a checkpoint from its authors, check and convert it, and keep it for create_model(…, pretrained=True).
 
-    The weights are their authors' and are not redistributed; the authors' repositories state no licence.
+    The weights belong to their authors and are not redistributed; the authors' repositories state no licence.
     """
     with friendly_errors():
         from demt.released.fetch import fetch as fetch_released

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def load_model(name: str, random_weights: bool = False) -> MultiTaskModel:
-    """The model that a user means by `name`, in eval mode.
+    """The model that `name` stands for, in eval mode.
 
     Raises:
         FileNotFoundError, ValueError, OSError: if there is none, or it has no weights.

@@ -78,9 +78,9 @@ def predict(
     frames: Annotated[int | None, typer.Option(min=1, help="For videos and cameras:  how many frames to take.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict every task of a model on pictures: a picture per task, a panel, and the values in one .npz, per image.
+    """Predict every task of a model on pictures: a picture per task, a panel, and the values in an .npz file.
 
-    The same command again goes on where it was stopped. On several GPUs: torchrun --nproc-per-node 4 -m demt predict …
+    Run the same command again to resume. On several GPUs: torchrun --nproc-per-node 4 -m demt predict …
     """
     with friendly_errors():
         from demt.inference.folder import predict_folder

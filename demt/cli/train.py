@@ -33,7 +33,7 @@ def train(
         bool, typer.Option("--show", help="Print the recipe, with comments on every setting, and stop.")
     ] = False,
 ) -> None:
-    """Train a model as a recipe says. On several GPUs: accelerate launch -m demt train RECIPE …"""
+    """Train a model according to a recipe. On several GPUs: accelerate launch -m demt train RECIPE …"""
     with friendly_errors():
         from demt.train import load_recipe
         from demt.train import train as run

@@ -56,7 +56,7 @@ class Encoding:
         bits: Bits per channel that pictures must have.
         key: Variable of .npz and .mat files.
         kind: How transforms treat the map: ``"classes"``, ``"values"``, ``"depth"``, ``"disparity"``, ``"normals"`` or
-            ``"boundary"``; by default found from the task.
+            ``"boundary"``; by default derived from the task.
 
     Raises:
         ValueError: for an unknown kind or a divisor of 0.
@@ -97,7 +97,7 @@ class Encoding:
         Args:
             path: The file.
             task: The task.
-            contents: What is in it, bytes or an array, where that is known already; `path` is then the name in errors
+            contents: Its contents, bytes or an array, if they are known already; `path` is then the name in errors
                 alone.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Pictures and arrays from files; whatever is wrong with a file is an error that names it."""
+"""Pictures and arrays from files; anything wrong with a file is an error that names it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def open_picture(path: Path, contents: bytes | None = None) -> Image.Image:
 
     Args:
         path: The file.
-        contents: What is in it, where that is known already; `path` is then the name in errors alone.
+        contents: Its contents, if they are known already; `path` is then only the name in errors.
 
     Raises:
         DataError: naming the file, if it is missing, damaged, of none of `FORMATS`, or of more than `MAX_PIXELS`.
@@ -80,7 +80,7 @@ def open_picture(path: Path, contents: bytes | None = None) -> Image.Image:
     except UnidentifiedImageError:
         raise DataError(f"{str(path)!r} cannot be read as an image: it is not one of {', '.join(FORMATS)}") from None
     except Exception as error:
-        # Pillow's decoders raise about anything on damaged files.
+        # Pillow's decoders raise almost anything on damaged files.
         message = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{str(path)!r} cannot be read as an image: {message}") from error
 
@@ -120,8 +120,8 @@ def read_array(
 
     Args:
         path: A picture, .npy, .npz or .mat.
-        contents: What is in it, where that is known already: its first bytes say what it is, and `path` is the name in
-            errors alone.
+        contents: Its contents, if they are known already: their first bytes say what they are, and `path` is then
+            only the name in errors.
         key: Variable of a .npz or .mat file; may be left out where there is only one.
         bits: Bits per channel a picture must have.
         indices: Palettes give their indices; else their colours, as grey values where all are grey.

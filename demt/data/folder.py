@@ -41,7 +41,7 @@ class MultiTaskFolder(FileDataset):
             all ``.npy`` images have; see `demt.data.images.read_pixels`. By default pictures have 3 and arrays those
             they have.
         index: Path of a ``.csv`` or ``.jsonl`` file, relative to `root` or absolute.
-        ids: Which samples to take, in this order: names, or the path of a text file of names, one per line.
+        ids: Which samples to take, in this order: names, or the path of a text file with one name per line.
         images: Folder of the images, without an index.
         transform: See `MultiTaskDataset`.
         on_error: See there.

@@ -158,7 +158,7 @@ def _open(source: Any, split: str, subset: str | None, revision: str | None) -> 
     except DataError:
         raise
     except Exception as error:
-        # What is wrong with files, names, splits and connections comes as a dozen kinds.
+        # Errors in files, names, splits and connections come as a dozen types.
         message = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
         raise DataError(f"{name} cannot be opened as a data set: {message}") from error
 

@@ -1,4 +1,4 @@
-"""MATLAB's files of versions 4 to 7. Every length in a file is held against the file before it is used.
+"""MATLAB's files of versions 4 to 7. Every length in a file is checked against its size before use.
 
 SciPy's compiled reader crashes the process on some damaged files. Values are those that `scipy.io.loadmat` gives.
 """

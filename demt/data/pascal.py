@@ -133,7 +133,7 @@ def default_folder() -> Path:
 def cached(folder: Path, name: str, contents: bytes, compute: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """A map (H, W) of uint8 computed from the contents of a file, or what was kept of an earlier time.
 
-    The key is a hash of the contents: a changed file is computed anew, a moved one is not. Files appear whole, so that
+    The key is a hash of the contents: a changed file is computed again, a moved one is not. Files appear whole, so that
     workers and machines may share a folder. Where it cannot be written, maps are computed every time.
 
     Args:

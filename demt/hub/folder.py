@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-# Bytes that are read of a file that may be hostile; of the published models' all have less than 0.2 MB.
+# Bytes to read of a file that may be hostile; those of the published models have less than 0.2 MB.
 _MAX_CONFIG = 2**20
 
 

@@ -42,7 +42,7 @@ def model_folder(
     force_download: bool = False,
     weights: bool = True,
 ) -> tuple[Path, str | None]:
-    """Where config.json and model.safetensors of a model are on this machine, downloaded if need be.
+    """Where config.json and model.safetensors of a model are on this machine, downloaded if needed.
 
     Args:
         source: A folder, or a repository ``"org/name"``, ``"org/name@revision"``; a folder of that name comes first.
@@ -90,7 +90,7 @@ def download(
     """Folder of the cache that holds config.json and model.safetensors of one commit of a repository.
 
     A commit that is in the cache is used without asking the Hub. Where the Hub does not answer, a branch or tag is
-    what the cache last saw of it, and a warning says so.
+    its last cached state, and a warning says so.
 
     Args:
         repo_id: ``"org/name"``.
@@ -137,16 +137,16 @@ def push(
     commit_message: str = "Upload model",
     keep_card: bool = False,
 ) -> CommitInfo:
-    """Upload all files of a folder in one commit; the repository and the branch are created if need be.
+    """Upload all files of a folder in one commit; the repository and the branch are created if needed.
 
     Args:
         folder: What `save_pretrained` wrote.
         repo_id: ``"org/name"``.
         branch: The default branch if None.
-        token: With the right to write; by default the one of ``hf auth login`` or `HF_TOKEN`.
+        token: With write permission; by default the one of ``hf auth login`` or `HF_TOKEN`.
         private: Whether a new repository is private; by default as the organisation's settings say.
         commit_message: First line of the commit's message.
-        keep_card: Leave a model card alone that the repository has.
+        keep_card: Do not change an existing model card in the repository.
 
     Raises:
         OSError: if the Hub does not answer or refuses.

@@ -134,7 +134,7 @@ def cpu_has_bf16() -> bool:
 
 
 def model_digest(model: MultiTaskModel) -> str:
-    """What tells a model from another one: weights, outputs, and how images are prepared, as hexadecimal digits.
+    """A digest of what distinguishes a model: weights, outputs, and how images are prepared, as hexadecimal digits.
 
     Not where it was loaded from: a model that was moved is the same.
     """

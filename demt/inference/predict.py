@@ -62,11 +62,11 @@ def predict(
     """Predict every task of a model on one image or several.
 
     Args:
-        model: The model, left as it is: where modules of it are in training mode, a copy that shares its weights runs
-            in eval mode. Several threads may predict with one model, also while it is trained.
+        model: The model, which is not changed: if modules of it are in training mode, a copy that shares its weights
+            runs in eval mode. Several threads may predict with one model, also while it is trained.
         image: A path, PIL image, array or tensor (see `demt.data.images.read_image`), or a list or tuple of them.
         max_size: Longest side, in pixels, at which the network runs; larger images are shrunk for it and predictions
-            brought back to the image's size. By default ``model.pretrained_cfg.max_size``, at which it was evaluated.
+            resized back to the image. By default ``model.pretrained_cfg.max_size``, at which it was evaluated.
         tile: Side, or height and width, in pixels, of tiles in which the network runs over the whole image at its own
             size, instead of on a smaller one. Needs bounded memory whatever the size of the image.
         overlap: Pixels that neighbouring tiles share and are blended over; by default a quarter of the tile.

@@ -63,7 +63,7 @@ def pseudo_label(
 ) -> PseudoLabels:
     """Label a folder of pictures, and write pictures and labels as a data set.
 
-    A call that was stopped is repeated to go on, and gives the folder that an undisturbed one gives; pictures added
+    After an interruption repeat the call: the folder ends up as after an uninterrupted one; pictures added
     since are labelled, too. Another teacher may add other tasks to the same folder. A picture that cannot be read is
     left out, and tried again by the next call.
 

@@ -1,4 +1,4 @@
-"""From what a teacher thinks to labels: pixels that it is unsure of have none."""
+"""From a teacher's output to labels: pixels that it is unsure of get none."""
 
 from __future__ import annotations
 

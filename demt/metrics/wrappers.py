@@ -15,7 +15,7 @@ class ValidPixels(WrapperMetric):
     """Hand only labelled pixels on to a metric: (N,) values, or (N, C) vectors for maps with C > 1 channels.
 
     Args:
-        metric: Any torchmetrics metric of one value a sample.
+        metric: Any torchmetrics metric of one value per sample.
         ignore_index: Label of pixels to leave out.
 
     Example:
@@ -57,6 +57,6 @@ class ValidPixels(WrapperMetric):
         return self.metric(*self._pixels(preds, target))
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset to the initial state."""
         super().reset()
         self.metric.reset()

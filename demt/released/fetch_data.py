@@ -64,7 +64,7 @@ def fetch_data(
         try:
             _check(archive, kept)
         except ArchiveError:
-            # Nothing to go on with: the next try starts anew.
+            # Nothing to resume: the next try starts from scratch.
             _discard(kept)
             raise
         try:

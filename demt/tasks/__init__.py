@@ -66,8 +66,8 @@ class Task:
             ``metric(task) -> torchmetrics.Metric``.
         ignore_index: Label value that marks unlabelled pixels.
         foreground_only: An image whose labels hold no class but 0 counts as unlabelled, in the loss and in the metric.
-        classes: Class names, one a channel, for class maps.
-        palette: RGB colours (0-255), one a class, for pictures of class maps.
+        classes: Class names, one per channel, for class maps.
+        palette: RGB colours (0-255), one per class, for pictures of class maps.
         unit: Physical unit of the prediction, e.g. ``"m"``.
 
     Raises:

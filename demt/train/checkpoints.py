@@ -1,4 +1,4 @@
-"""Checkpoints of a run: folders that are whole or absent.
+"""Checkpoints of a run: folders that are complete or absent.
 
 ``checkpoints/step_0000100/`` holds config.json, model.safetensors and a model card, as `save_pretrained` writes them,
 of the weights that are evaluated (the average, where there is one); ``progress.json``; and ``state/``, what the run
@@ -166,7 +166,7 @@ class Checkpoints:
             part = target / f".{file.name}.part"
             part.unlink(missing_ok=True)
             try:
-                # A second name costs no space, where the file system has such.
+                # A hard link costs no space, if the file system has them.
                 os.link(file, part)
             except OSError:
                 shutil.copyfile(file, part)

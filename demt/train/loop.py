@@ -64,19 +64,19 @@ def train(
     resume: bool = False,
     console: Console | None = None,
 ) -> Trained:
-    """Train as a recipe says, in every process that the launcher started.
+    """Train according to a recipe, in every process that the launcher started.
 
     Args:
         recipe: See `demt.train.Recipe`; `demt.train.load_recipe` reads one.
-        train_set, val_set: Data sets in place of the recipe's, with their transforms.
-        model: In place of the recipe's; its tasks must be those of the data. It is trained in place.
-        resume: Go on from the newest checkpoint in the run's folder; without one, start.
+        train_set, val_set: Data sets to use instead of the recipe's, with their transforms.
+        model: Used instead of the recipe's; its tasks must be those of the data. It is trained in place.
+        resume: Resume from the newest checkpoint in the run's folder; without one, start.
         console: Where to print.
 
     Raises:
         ValueError: for settings that do not fit together; a folder that holds a run, without `resume`; a recipe that
             differs from the run's, with it; and `NonFiniteLossError` where a loss is infinite or NaN.
-        OSError: if data cannot be read, or a checkpoint not be written; older ones stay.
+        OSError: if data cannot be read, or a checkpoint cannot be written; older ones stay.
     """
     accelerator = accelerator_for(recipe)
     folder = Path(recipe.out)
@@ -100,7 +100,7 @@ def train(
         try:
             _steps(run, report)
         except RuntimeError as error:
-            # Torch's words for a worker that the system killed, wherever the run is then.
+            # Torch's message for a worker that the system killed.
             if "DataLoader worker" not in str(error):
                 raise
             raise OSError(

@@ -1,4 +1,4 @@
-"""What a run writes and says: checkpoints and their cards, logs, evaluations, pictures."""
+"""What a run writes and reports: checkpoints and their cards, logs, evaluations, pictures."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Run:
 
     Args:
         recipe: What to train.
-        train_set, val_set, model: In place of the recipe's.
+        train_set, val_set, model: Used instead of the recipe's.
         accelerator: What `accelerator_for` gives, by default a new one.
     """
 
@@ -206,7 +206,7 @@ class Run:
         return names
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The weights that are evaluated, and what the run goes on from; whole in the main process. Called in all."""
+        """The weights that are evaluated, and the state to resume from; complete in the main process. Called in all."""
         if self.sharded:
             trained: dict[str, Any] = dict(get_model_state_dict(self.model, options=_WHOLE))
             moments = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=_WHOLE)

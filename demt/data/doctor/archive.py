@@ -1,4 +1,4 @@
-"""Unpacking of downloaded archives, which may be anybody's: .zip, .tar and .tar.gz, into a folder and nowhere else."""
+"""Unpacking of untrusted archives, .zip, .tar and .tar.gz, into a folder and nowhere else."""
 
 from __future__ import annotations
 

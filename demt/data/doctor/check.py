@@ -1,4 +1,4 @@
-"""The doctor: is a data set whole, and are its files what their places say?"""
+"""The doctor: checks that a data set is complete and that its files hold what they should."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def check_published(
 
     Args:
         root: Folder of the data set.
-        dataset: ``"nyud"``, ``"pascal"`` or ``"cityscapes"``; by default found from the files, as is the layout, also
-            when some are missing.
+        dataset: ``"nyud"``, ``"pascal"`` or ``"cityscapes"``; by default detected from the files, as is the layout,
+            also when some are missing.
         layout: A layout of `demt.data.published_layouts`.
         tasks: Tasks to check; by default all.
         splits: Splits to check; by default all.

@@ -63,7 +63,7 @@ def _share(layout: Layout, root: Path, tasks: Sequence[str] | None) -> float:
             there["image"] += layout.image_path(root, split, id).exists()
             for task in kinds:
                 there[task] += layout.label_path(root, split, id, task).exists()
-    # Without a list, folders of images, depth and normals may be anybody's.
+    # Without a list, folders of images, depth and normals may belong to any data set.
     if not count or (not listed and not there.get("semseg")):
         return 0.0
     return sum(there.values()) / count / len(there)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from demt.data.files import MAX_PIXELS
 
 Source: TypeAlias = "str | PathLike[str] | int"
-#: Seconds that a video's last frame may lie before the end that its header gives.
+#: Seconds by which a video's last frame may end before its header says.
 _SLACK = Fraction(1, 2)
 
 
@@ -32,7 +32,7 @@ class Frame:
         time: Seconds, exact, as the file has them.
         pixels: (H, W, 3) uint8, RGB, upright.
         tick: Unit of the times in the file, in seconds.
-        rate: Frames a second on average, as far as the file says.
+        rate: Frames per second on average, as far as the file says.
     """
 
     time: Fraction
@@ -66,8 +66,8 @@ def read_frames(source: Source) -> Iterator[Frame]:
 
     Raises:
         FileNotFoundError: if there is no such file or camera.
-        ValueError: if it is no video, has no pictures, or its frames change their size; `VideoCutOffError`, after the
-            last frame, if frames are missing.
+        ValueError: if it is not a video, has no pictures, or its frames change their size; `VideoCutOffError`, after
+            the last frame, if frames are missing.
         ImportError: if PyAV is missing.
     """
     name = camera_of(source) or str(source)
@@ -102,7 +102,7 @@ def read_frames(source: Source) -> Iterator[Frame]:
 
 
 class _Damage:
-    """What went wrong on the way, and how many packets did not."""
+    """What went wrong, and how many packets did not."""
 
     def __init__(self) -> None:
         self.packets, self.found = 0, False
@@ -123,7 +123,7 @@ def _open(source: Source) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"No video at {str(path)!r}")
     try:
-        # A playlist must not open what lies elsewhere.
+        # A playlist must not open other files.
         return av.open(str(path), options={"protocol_whitelist": "file"})
     except (av.error.FFmpegError, ValueError) as error:
         raise ValueError(
@@ -132,7 +132,7 @@ def _open(source: Source) -> Any:
 
 
 def _decoded(container: Any, stream: Any, damage: _Damage) -> Iterator[Any]:
-    """Frames in the order they are shown in; what is broken is noted and passed over."""
+    """Frames in the order they are shown in; what is broken is noted and skipped."""
     av = pyav()
     packets = container.demux(stream)
     while True:

@@ -101,7 +101,7 @@ class BoundaryScore(Metric):
 
         Args:
             preds: Probabilities (B, H, W) or (B, 1, H, W), floats in [0, 1] or uint8 read as p/255.
-            target: True maps of the same shape; see `boundary_counts` and `gt`. Crop padding away.
+            target: True maps of the same shape; see `boundary_counts` and `gt`. Crop padding first.
         """
         preds, target = _images("preds", preds), _images("target", target)
         if preds.shape != target.shape:
