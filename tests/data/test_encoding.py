@@ -43,7 +43,7 @@ def test_colours():
     stored = np.array([[[255, 0, 0], [0, 0, 0]], [[0, 255, 1], [255, 0, 0]]], np.uint8)
     assert decode(encoding, stored, "semseg").tolist() == [[[1, 255], [4, 1]]]
     stored[1, 1] = (255, 0, 1)
-    with pytest.raises(DataError, match=r"colour \(255, 0, 1\) is none of the declared"):
+    with pytest.raises(DataError, match=r"colour \(255, 0, 1\) is not one of the declared"):
         decode(encoding, stored, "semseg")
     with pytest.raises(DataError, match="declare the `colors` of its classes"):
         decode("classes", stored, "semseg")

@@ -106,7 +106,7 @@ def put(value):
 DAMAGES = {
     "missing": ("semseg", "segmentation/000000.png", lambda path: path.unlink(), "No file 'segmentation/000000.png'"),
     "truncated": ("image", "images/000001.png", lambda path: path.write_bytes(path.read_bytes()[:900]), "truncated"),
-    "no picture": ("edge", "edge/000001.png", lambda path: path.write_text("<html>"), "it is none of PNG, JPEG"),
+    "no picture": ("edge", "edge/000001.png", lambda path: path.write_text("<html>"), "it is not one of PNG, JPEG"),
     "bits": ("edge", "edge/000002.png", lambda path: rewrite(path, lambda v: v.astype(np.uint16)), "8 bits.*got 16"),
     "class": (
         "semseg",
