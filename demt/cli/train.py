@@ -29,12 +29,12 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Changes, e.g. optim.lr=1e-4 out=runs/a.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in `out`.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint in `out`.")] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Print the recipe, with comments on every setting, and stop.")
     ] = False,
 ) -> None:
-    """Train a model as a recipe says. On several GPUs: accelerate launch -m demt train RECIPE …"""
+    """Train a model according to a recipe. On several GPUs: accelerate launch -m demt train RECIPE …"""
     with friendly_errors():
         from demt.train import load_recipe
         from demt.train import train as run
@@ -47,7 +47,7 @@ def train(
         try:
             trained = run(chosen, resume=resume, console=console)
         except KeyboardInterrupt:
-            errors.print("Interrupted; add --resume to go on from the newest checkpoint.")
+            errors.print("Interrupted; add --resume to resume from the newest checkpoint.")
             raise typer.Exit(130) from None
         from accelerate import PartialState
 
@@ -68,27 +68,27 @@ def evaluate(
     split: Annotated[
         str,
         typer.Option(
-            help="train or val (the default) of a published data set; of Parquet and the Hub a split such as test or "
+            help="train or val (the default) of a published data set; for Parquet and the Hub a split such as test or "
             "'train[90%:]', by default validation, of one file all of it.",
             show_default=False,
         ),
     ] = "",
-    dataset: Annotated[str, typer.Option(help="nyud, pascal, cityscapes, folder or hub; by default found.")] = "",
+    dataset: Annotated[str, typer.Option(help="nyud, pascal, cityscapes, folder or hub; by default detected.")] = "",
     encodings: Annotated[
-        str | None, typer.Option(help="Of own data: what pictures mean, such as depth=millimetres,edge=grey.")
+        str | None, typer.Option(help="For own data: what pictures mean, such as depth=millimetres,edge=grey.")
     ] = None,
-    ids: Annotated[str | None, typer.Option(help="Of own data: a file of the names to take.")] = None,
+    ids: Annotated[str | None, typer.Option(help="For own data: a file with the names to use.")] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size of rooms; of other data, the size to pad to.")
+        str | None, typer.Option(metavar="HxW", help="Size of rooms; for other data, the size to pad to.")
     ] = None,
     max_size: Annotated[
         int | None, typer.Option(min=1, help="Longest side the network runs at; by default as in `demt predict`.")
     ] = None,
     length: Annotated[int, typer.Option(min=1, help="Number of rooms.")] = 100,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that run at once; of one size.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that run at once, all of the same size.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data.")] = 0,
     precision: Annotated[str, typer.Option(help="fp32 (or no), bf16, or fp16 on a GPU.")] = "fp32",
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda …; auto is a GPU where there is one.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda …; auto is a GPU if there is one.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
     columns: Columns = None,
     hub_subset: HubSubset = None,
@@ -126,7 +126,7 @@ def evaluate(
             part, "val" if place else split, each_channel(network.pretrained_cfg, network.config.in_chans)
         )
         if wrong := [name for name, task in opened.tasks.items() if network.tasks[name].channels != task.channels]:
-            raise ValueError(f"The model has other channels than the data for the tasks {wrong}")
+            raise ValueError(f"The model and the data have different channels for the tasks {wrong}")
         metrics = make_metrics(opened.tasks, part.dataset, part.protocol)
         with _bar(len(opened), accelerator.is_main_process) as advance:
             found = run(
@@ -169,7 +169,7 @@ def _data_part(data: str, dataset: str, tasks: dict[str, Task], encodings: Mappi
     here = DATASETS[kind] if kind in DATASETS else {name for name in tasks if (Path(data) / name).is_dir()}
     common = {name: task for name, task in tasks.items() if name in here}
     if not common:
-        raise ValueError(f"{data!r} has labels of none of the model's tasks {list(tasks)}")
+        raise ValueError(f"{data!r} has no labels for any of the model's tasks {list(tasks)}")
     values = {"dataset": kind, "root": data, "encodings": encodings, "augment": False}
     part = recipe_from({"data": values}).data
     return dataclasses.replace(part, tasks=common if kind == "folder" else list(common))

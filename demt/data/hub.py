@@ -94,7 +94,9 @@ class HubDataset(FileDataset):
         )
         if len(set(ids)) < len(ids):
             (twice, _), *_ = Counter(ids).most_common(1)
-            raise DataError(f"{self.name}: column {given['id']!r} has {twice!r} twice, but ids name one sample each")
+            raise DataError(
+                f"{self.name}: column {given['id']!r} has {twice!r} twice, but each id must name one sample"
+            )
         # As Arrow hands them out, cells are what was stored: nothing decodes pictures before it is known what they are.
         self._rows = dataset.select_columns(sorted(set(self.columns.values()))).with_format("arrow")
         super().__init__(ids, resolved, transform=transform, on_error=on_error)
@@ -209,7 +211,7 @@ def _open(source: Any, split: str, subset: str | None, revision: str | None) -> 
 
 
 def _said(error: Exception) -> str:
-    """What is wrong with files, names, splits and connections comes as a dozen kinds."""
+    """The message of an error: those of files, names, splits and connections come as a dozen types."""
     return " ".join(str(error.__cause__ or error).split()) or type(error).__name__
 
 
@@ -250,7 +252,9 @@ def _array(cell: Any, where: Path) -> NDArray[Any]:
     while is_list(values.type):
         lengths = set(values.value_lengths().to_pylist())
         if len(lengths) != 1 or None in lengths:
-            raise DataError(f"{str(where)!r}: expected lists of one length each, as an array has, got {len(lengths)}")
+            raise DataError(
+                f"{str(where)!r}: expected nested lists of equal length, as in an array, got {len(lengths)}"
+            )
         shape.append(lengths.pop())
         values = values.flatten()
     array: NDArray[Any] = np.array(values.to_numpy(zero_copy_only=False)).reshape(tuple(shape))

@@ -102,7 +102,7 @@ def back_project(
         fov: Instead of those: horizontal field of view in degrees, of square pixels around the image's centre.
 
     Raises:
-        ValueError: for both or neither of them, or what is no camera.
+        ValueError: for both or neither of them, or an invalid camera.
     """
     height, width = depth.shape
     matrix = camera_matrix((height, width), intrinsics=intrinsics, fov=fov)

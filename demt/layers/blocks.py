@@ -60,7 +60,7 @@ class ChannelMixer(nn.Module):
 
 
 class SpatialDeformable(nn.Module):
-    """Spatial-aware deformable operator [3, 4]: a deformable 1×1 convolution with one offset a channel.
+    """Spatial-aware deformable operator [3, 4]: a deformable 1×1 convolution with one offset per channel.
 
     With u = Conv3×3(x) (18 channels, weight initially zero) and g the 1-based rows and columns of the 3×3
     neighbourhood (9 + 9 channels), offsets are Δ = Conv3×3(u + g) in two groups: the first half of the offset channels
@@ -214,7 +214,7 @@ class TaskInteractionBlock(nn.Module):
             ``"pointwise"``: each token attends to itself alone, which is what the released models compute. The
             attention is then its value and output projection, and the block has no query and key parameters.
             At linear cost, of other papers: ``"window"``: over the tokens of a `window` × `window` window of all tasks
-            (`demt.ops.window_attention`); ``"deformable"``: over T·`points` learnt points a head
+            (`demt.ops.window_attention`); ``"deformable"``: over T·`points` learnt points per head
             (`demt.ops.deformable_attention`), which start on rays around the pixel, with equal weights.
         window, shift: Side of the windows in pixels, and how far they are shifted: less than `window`.
         points: Points of a head in the map of each task.

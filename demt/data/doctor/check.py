@@ -1,4 +1,4 @@
-"""The doctor: is a data set whole, and are its files what their places say?"""
+"""The doctor: checks that a data set is complete and that its files hold what they should."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def check_published(
 
     Args:
         root: Folder of the data set.
-        dataset: ``"nyud"``, ``"pascal"`` or ``"cityscapes"``; by default found from the files, as is the layout, also
-            when some are missing.
+        dataset: ``"nyud"``, ``"pascal"`` or ``"cityscapes"``; by default detected from the files, as is the layout,
+            also when some are missing.
         layout: A layout of `demt.data.published_layouts`.
         tasks: Tasks to check; by default all.
         splits: Splits to check; by default all.
@@ -55,7 +55,9 @@ def check_published(
     root = Path(root)
     if not root.is_dir():
         raise MissingFileError(
-            f"{str(root)!r} is no folder; archives: demt data unpack" if root.exists() else f"No folder {str(root)!r}"
+            f"{str(root)!r} is not a folder; unpack archives with demt data unpack"
+            if root.exists()
+            else f"No folder {str(root)!r}"
         )
     name, found, notes = layout_of(root, dataset, layout, tasks)
     if unknown := sorted(set(splits or ()) - set(found.splits)):
@@ -106,7 +108,7 @@ def check_folder(
                 report.problems.append(Problem(kind="missing", message=message, task="image", id=name, file=file))
         for folder in (dataset.images, *dataset.tasks):
             if others := _other_endings(dataset.root / folder):
-                report.notes.append(f"Files in '{folder}/' with other endings are no samples: {', '.join(others)}")
+                report.notes.append(f"Files in '{folder}/' with other endings are not samples: {', '.join(others)}")
     if bare := sum(len(dataset.files(index)) == 1 for index in range(len(dataset))):
         report.notes.append(f"{bare} of {len(dataset)} images have no label of any of the tasks")
     examine_all(report, None, sample, workers, show)
@@ -151,7 +153,7 @@ def layout_of(
         raise DataError(f"{str(root)!r} has no known layout of a published data set{hint}")
     best, *others = fits
     equal = [fit.layout.name for fit in others if fit.share == best.share]
-    notes = [f"The folder fits the layouts {equal}, too; name one to check that"] if equal else []
+    notes = [f"The folder also fits the layouts {equal}; name one to check it"] if equal else []
     return best.dataset, best.layout, notes
 
 
