@@ -17,6 +17,7 @@ from demt.config import InitialOffsets, InteractionAttention, QueryAttention
 from demt.layers.attention import attention_function, query_and_key
 from demt.layers.checks import check_choice, check_divides, check_maps, check_positive
 from demt.ops import (
+    Query,
     deform_mix,
     float32_convolution,
     is_hooked,
@@ -261,6 +262,10 @@ class TaskInteractionBlock(nn.Module):
         fused = self.attend(maps, maps, [self.query], [self.key], [self.value], out)
         return fused.view(stacked.shape)
 
+    def layers(self) -> tuple[nn.Module, ...]:
+        """The layers of a ``"pointwise"`` interaction, in order."""
+        return self.value, self.proj, self.linear, self.norm
+
 
 class TaskQueryBlock(nn.Module):
     """A task's map asks the fused maps of all tasks [6, 7]: z = x + LN(Linear(MHA(q = x, k = F, v = F))).
@@ -327,9 +332,13 @@ class TaskQueryBlock(nn.Module):
             raise ValueError(
                 f"Expected `x` and `fused` of the same batch and size, got {tuple(x.shape)} and {tuple(fused.shape)}"
             )
+        *layers, norm = self.layers()
+        return per_pixel(self.attend(x, fused, *layers), norm, residual=x)
+
+    def layers(self) -> Query:
+        """The layers in their order: q, k, v, what comes after attention, and the norm before x is added."""
         q, k, v = (self.norm_query, self.query), (self.norm_key, self.key), (self.norm_value, self.value)
-        out = (self.proj, self.linear)
-        return per_pixel(self.attend(x, fused, q, k, v, out), self.norm, residual=x)
+        return Query(q, k, v, (self.proj, self.linear), self.norm)
 
 
 class GatingAttention(nn.Module):
