@@ -18,6 +18,7 @@ from demt.config import InitialOffsets, InteractionAttention, QueryAttention
 from demt.layers.attention import attention_function, query_and_key
 from demt.layers.checks import check_choice, check_divides, check_maps, check_positive
 from demt.ops import (
+    Query,
     deform_mix,
     float32_convolution,
     is_hooked,
@@ -263,6 +264,10 @@ class TaskInteractionBlock(nn.Module):
         fused = self.attend(maps, maps, [self.query], [self.key], [self.value], out)
         return fused.view(stacked.shape)
 
+    def layers(self) -> tuple[nn.Module, ...]:
+        """The layers of a ``"pointwise"`` interaction, in order."""
+        return self.value, self.proj, self.linear, self.norm
+
 
 class TaskQueryBlock(nn.Module):
     """A task's map asks the fused maps of all tasks [6, 7]: z = x + LN(Linear(MHA(q = x, k = F, v = F))).
@@ -329,17 +334,18 @@ class TaskQueryBlock(nn.Module):
             raise ValueError(
                 f"Expected `x` and `fused` of the same batch and size, got {tuple(x.shape)} and {tuple(fused.shape)}"
             )
-        return per_pixel(self.attend(x, fused, *self.attention_layers()), self.norm, residual=x)
+        *layers, norm = self.layers()
+        return per_pixel(self.attend(x, fused, *layers), norm, residual=x)
 
-    def attention_layers(self) -> tuple[tuple[nn.Module, ...], ...]:
-        """The layers of query, key, value and output."""
+    def layers(self) -> Query:
+        """The layers in their order: q, k, v, what comes after attention, and the norm before x is added."""
         q, k, v = (self.norm_query, self.query), (self.norm_key, self.key), (self.norm_value, self.value)
-        return q, k, v, (self.proj, self.linear)
+        return Query(q, k, v, (self.proj, self.linear), self.norm)
 
 
 def ask_together(blocks: Sequence[TaskQueryBlock], maps: Sequence[Tensor], fused: Tensor) -> list[Tensor]:
     """What each ``"pixelwise"`` block makes of its map (B, D, H, W) and fused (B, T, D, H, W), in larger products."""
-    layers = zip(*(block.attention_layers() for block in blocks))
+    layers = zip(*(block.layers()[:4] for block in blocks))
     attended = pixel_attentions(maps, fused, *layers, blocks[0].heads)
     return [per_pixel(each, block.norm, residual=x) for each, block, x in zip(attended, blocks, maps)]
 
