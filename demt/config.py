@@ -65,7 +65,7 @@ _NOT_FOR_BACKBONES = frozenset(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that rebuilds a model, apart from its weights.
+    """Everything needed to rebuild a model, except its weights.
 
     Args:
         family: ``"demt"``, ``"demtg"``, ``"degmix"`` or ``"multitask_baseline"`` (neck and heads only).

@@ -1,4 +1,4 @@
-"""Pictures of predictions: one per task, and a panel of all."""
+"""Pictures of predictions: one per task, and a panel with all of them."""
 
 from __future__ import annotations
 

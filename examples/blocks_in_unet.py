@@ -1,7 +1,7 @@
-"""demt's blocks in a U-Net of one's own, for two tasks: which shape is where, and how far away it is.
+"""demt's blocks in your own U-Net, for two tasks: which shape is where, and how far away it is.
 
-Trains for a few seconds on pictures made here: ``python examples/blocks_in_unet.py``. Discs and squares lie over a dark
-background, nearer ones in front and brighter.
+Trains for a few seconds on pictures that it draws: ``python examples/blocks_in_unet.py``. Discs and squares lie over a
+dark background, nearer ones in front and brighter.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A task of one's own beside a built-in one: its declaration, its loss and its metric.
+"""A custom task beside a built-in one: its declaration, its loss and its metric.
 
 Trains a tiny network on random pictures for a few seconds: ``python examples/custom_task.py``. The height map of a
 picture is its red channel in metres; bright pixels are the foreground. Half of the pictures have no height label.

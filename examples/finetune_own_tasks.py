@@ -1,4 +1,4 @@
-"""Fine-tuning on data and tasks of one's own, with labels of which some are missing.
+"""Fine-tuning on your own data and tasks, with some labels missing.
 
 ``python examples/finetune_own_tasks.py`` writes a small data set as folders of pictures (rooms: their layout, a task of
 its own, and depth, which every second image lacks), fine-tunes the weights in the package on it, and evaluates, in two

@@ -1,10 +1,10 @@
 """One network that learns from two teachers and from rooms.
 
 ``python examples/learn_from_teachers.py PICTURES`` labels a folder of pictures for saliency (by the small model in the
-package, which knows rooms; take a better one) and for boundaries (by a function), mixes them half and half with rooms
-that are labelled for depth and normals, and trains one model of all four tasks, in some minutes on a CPU; data and
-model are in the folder ``learn_from_teachers``. Without a folder of pictures, rooms stand in for them. On the command
-line, the same is ``demt pseudo-label`` and ``data.sources`` of ``demt train``: see docs/teachers.md.
+package, which was trained on rooms; use a better one) and for boundaries (by a function), mixes them half and half with
+rooms that are labelled for depth and normals, and trains one model for all four tasks, in a few minutes on a CPU; data
+and model are in the folder ``learn_from_teachers``. Without a folder of pictures, rooms stand in for them. On the
+command line, the same is ``demt pseudo-label`` and ``data.sources`` of ``demt train``: see docs/teachers.md.
 """
 
 from __future__ import annotations

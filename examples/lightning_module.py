@@ -1,4 +1,4 @@
-"""A demt model in PyTorch Lightning: the loss, the metrics and the data are modules like any others.
+"""A demt model in PyTorch Lightning: the loss, the metrics and the data are ordinary modules.
 
 ``pip install lightning`` and ``python examples/lightning_module.py``: a minute on a CPU, on synthetic rooms.
 """

@@ -1,7 +1,7 @@
 """Predict on a table of pictures with Ray Data: on one machine, or on a cluster without a shared disk.
 
-Pictures come as bytes in Parquet, predictions go as PNG and .npy bytes in Parquet. Ray shares the rows among the
-machines, starts again what fails, and reads and writes `s3://` and other addresses as well as folders.
+Pictures come as bytes in Parquet, predictions go as PNG bytes in Parquet. Ray distributes the rows over the
+machines, restarts what fails, and reads and writes `s3://` and other addresses as well as folders.
 
     pip install demt 'ray[data]'
     python examples/ray_predict.py pictures.parquet predictions

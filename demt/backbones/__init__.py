@@ -1,4 +1,4 @@
-"""Any timm model as four feature maps."""
+"""Any timm model as a backbone with four feature maps."""
 
 from demt.backbones.adapter import FeatureBackbone
 from demt.backbones.factory import create_backbone

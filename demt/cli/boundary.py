@@ -192,7 +192,7 @@ def _thresholds(text: str) -> tuple[float, ...]:
 
 
 def _check_out(out: Path) -> None:
-    """Refuse a file that is no earlier report, before the work is done."""
+    """Refuse a file that is not an earlier report, before any work is done."""
     if not out.absolute().parent.is_dir():
         raise ValueError(f"Expected the folder of --out to exist, {out.absolute().parent} does not")
     if not out.exists():

@@ -1,4 +1,4 @@
-"""What the commands share: where they print, how they fail, and how they read sizes and devices."""
+"""What the commands share: printing, failing, and reading sizes and devices."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def print_error(error: object) -> None:
 
 
 def exit_for_failed(failed: Sequence[tuple[Path, Exception]], total: int, lacking: str) -> None:
-    """Report the images that failed, a line each, and leave with exit code 1 if there are any."""
+    """Report the images that failed, one line each, and exit with code 1 if there are any."""
     for image, error in failed:
         print_error(error if str(image) in str(error) else f"{image}: {error}")
     if failed:

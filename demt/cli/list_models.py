@@ -131,7 +131,7 @@ def _mark(weights: Weights | None) -> str:
 
 
 def _record(name: str, details: bool) -> dict[str, Any]:
-    """What there is to say of a model, for programs."""
+    """A model's entry, for programs."""
     from demt.factory import weights_of
     from demt.inference.cost import count_multiply_adds, count_parameters
     from demt.registry import get_config

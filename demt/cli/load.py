@@ -1,4 +1,4 @@
-"""A model as the commands take it: all that `create_model` takes, or a checkpoint file of the released code."""
+"""A model as given to commands: anything that `create_model` takes, or a checkpoint file of the released code."""
 
 from __future__ import annotations
 

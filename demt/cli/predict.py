@@ -166,7 +166,7 @@ def _names(text: str) -> list[str]:
 
 
 def _watch(found: Iterator[Saved], report: dict[str, Any], as_json: bool, advance: Callable[[], Any]) -> None:
-    """Do the work on pictures, and put into the report what became of them."""
+    """Predict on pictures, and add the outcome to the report."""
     last = None
     for saved in found:
         path = str(saved.picture.path)

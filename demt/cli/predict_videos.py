@@ -53,7 +53,7 @@ def predict_videos(
     advance: Callable[[], Any],
     **options: Any,
 ) -> None:
-    """Predict on videos, and put into the report what was written and what failed.
+    """Predict on videos, and add to the report what was written and what failed.
 
     Args:
         model: The model.

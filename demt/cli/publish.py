@@ -1,4 +1,4 @@
-"""`demt publish`: a saved model onto the Hugging Face Hub, checked and with a card."""
+"""`demt publish`: put a saved model on the Hugging Face Hub, checked and with a card."""
 
 from __future__ import annotations
 

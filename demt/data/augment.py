@@ -110,13 +110,13 @@ class Shrink(nn.Module):
 
 
 class RandomCrop(nn.Module):
-    """Crop to a size at random, in which no class fills too much; smaller images are left as they are on that side.
+    """Random crop in which no class fills too much; sides smaller than the crop are left as they are.
 
     Args:
         size: Height and width.
-        max_share: Largest share of a class among the labelled pixels of the crop; after `tries` draws it is what it is.
+        max_share: Largest share of a class among the labelled pixels of the crop; after `tries` draws the last is used.
         tries: Number of draws.
-        task: Class map that is looked at; samples without it are cropped as drawn first.
+        task: Class map that is checked; samples without it get the first crop drawn.
 
     Raises:
         ValueError: when called with labels of another size than the image.

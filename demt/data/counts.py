@@ -1,4 +1,4 @@
-"""How much of each task a data set has labels of, for a run to say before it starts."""
+"""How many labels of each task a data set has, which a run prints before it starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all data sets share: samples, transforms, errors that are raised or skipped, batches."""
+"""What all data sets share: samples, transforms, batches, and errors that are raised or skipped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Transform = Callable[[Sample], Sample]
 
 
 class MultiTaskDataset(Dataset[Sample]):
-    """Base of the data sets: subclasses say in `read` what a sample is.
+    """Base of the data sets: subclasses define in `read` what a sample is.
 
     A sample is a dictionary: ``"image"``, an `Image` (C, H, W) of uint8, C being 3 unless the set says otherwise; a
     label map of each task that the sample has labels for (`demt.data.tv_tensors`), under the task's name; ``"id"``.
@@ -115,7 +115,7 @@ class MultiTaskDataset(Dataset[Sample]):
 class FileDataset(MultiTaskDataset):
     """Base of the data sets whose images and labels can be read one by one.
 
-    Subclasses say in `files` and `read_label` where and what labels are.
+    Subclasses define where labels are (`files`) and how to read them (`read_label`).
     """
 
     #: Channels of the images: see `demt.data.images.read_pixels`.
@@ -151,7 +151,7 @@ class FileDataset(MultiTaskDataset):
 
 
 class MultiTaskSubset(MultiTaskDataset):
-    """A part of a data set, with all that training asks of one: what `as_multitask` makes of a ``Subset``.
+    """A part of a data set, with everything that training needs: what `as_multitask` makes of a ``Subset``.
 
     Args:
         dataset: The data set; its transform and `on_error` hold here, too.
@@ -192,7 +192,7 @@ def as_multitask(dataset: Dataset[Any]) -> MultiTaskDataset:
 
 
 def other_size(path: Path, size: Sequence[int], image: Path, expected: Sequence[int]) -> str:
-    """What to say of a label that is not as large as its image."""
+    """The error for a label that does not have the size of its image."""
     turned = orientation(image) > 4 or orientation(path) > 4
     hint = "; one of them is turned by its EXIF orientation tag, the other is not" if turned else ""
     return (

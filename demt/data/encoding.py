@@ -44,7 +44,7 @@ class Encoding:
         divisor: See above.
         offset: See above.
         invalid: Stored values without a label; NaN is one if listed. In maps of several channels a pixel has no label
-            when all its channels hold the value. What always means it: 255 in class maps (unless there is a
+            when all its channels hold the value. These always mean no label: 255 in class maps (unless there is a
             `threshold`); depth and disparity of 0; in maps of normals, zero vectors, all of whose components are below
             1/128, as 127 and 128 of 8 bits are, and (-1, -1, -1), which is black.
         ids: Of class maps: class id of each stored value, in place of divisor and offset. Values it leaves out are

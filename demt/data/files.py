@@ -28,7 +28,7 @@ _ORIENTATION = 0x0112
 
 
 class DataError(ValueError):
-    """A file of a data set is missing, unreadable, or holds other values than its declaration says."""
+    """A file of a data set is missing, unreadable, or has values that do not fit its declaration."""
 
 
 class MissingFileError(DataError, FileNotFoundError):

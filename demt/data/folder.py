@@ -23,11 +23,11 @@ from demt.tasks import TaskSpec
 
 
 class MultiTaskFolder(FileDataset):
-    """Own images and labels, with any tasks, of which any image may lack any.
+    """Your own images and labels for any tasks; any image may lack any label.
 
     Without an index, images lie in ``root/images`` and labels in ``root/<task>``, under the same names but for the
-    ending; folders below these are part of the name. With an index, a CSV file with a heading or a file of one JSON
-    object a line, each row names an ``image`` and a file for each task, relative to `root`; empty or missing entries
+    ending; folders below these are part of the name. With an index, a CSV file with a header or a file of one JSON
+    object per line, each row names an ``image`` and a file for each task, relative to `root`; empty or missing entries
     are unlabelled. An optional ``id`` names the row.
 
     Args:

@@ -38,7 +38,7 @@ class LabelFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A data set as it lies on disk.
+    """The arrangement of a data set on disk.
 
     Args:
         name: Name of the layout, for the `layout` argument of the readers.

@@ -9,7 +9,7 @@ from demt.data.dataset import MultiTaskDataset, Transform
 class InMemory(MultiTaskDataset):
     """Another data set's samples, each read once and kept, for data that is slow to read and small enough to hold.
 
-    The transform is applied anew every time. Workers of a ``DataLoader`` that are started afterwards share what has
+    The transform is applied again every time. Workers of a ``DataLoader`` that are started afterwards share what has
     been read on systems that fork; what a worker reads itself, it keeps for itself.
 
     Args:

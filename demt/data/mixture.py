@@ -18,7 +18,7 @@ from demt.tasks import Task
 
 
 class Mixture(MultiTaskDataset):
-    """Data sets one after the other, drawn by weight; each labels what it labels, and has its own transform.
+    """Several data sets, drawn by weight; each has its own labels and its own transform.
 
     Its tasks are those of all sources. A batch is divided among the sources in proportion to their weights: exactly
     where that gives whole numbers, else by turns, at any moment about one sample from it. (Torch's

@@ -1,4 +1,4 @@
-"""Models in folders: config.json and model.safetensors, written whole or not at all, loaded strictly."""
+"""Models in folders: config.json and model.safetensors, written atomically and loaded strictly."""
 
 from __future__ import annotations
 

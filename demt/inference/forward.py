@@ -1,4 +1,4 @@
-"""Running a model: whose mode may be changed by another thread, whose weights may hold NaN, in which precision."""
+"""Running a model: its mode in several threads, its precision, and checks for NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into an ONNX file and what comes out of it, as a YAML or JSON file beside it says it."""
+"""Inputs and outputs of an ONNX file, as described in a YAML or JSON file beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX files as teachers, with a description in YAML or JSON of what goes in and what comes out."""
+"""ONNX files as teachers, with a description of their inputs and outputs in YAML or JSON."""
 
 from __future__ import annotations
 

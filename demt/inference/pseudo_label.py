@@ -76,7 +76,7 @@ def pseudo_label(
             the other foreground, and unlabelled in between.
         confidence: Of class maps: pixels whose class has a lower probability are unlabelled. (Depth, normals and other
             values are as the teacher gives them; where they are not finite, or depth not above 0, there is no label.)
-        show: Given the names of the pictures, gives them again: for a progress bar.
+        show: Takes the names of the pictures and yields them, for a progress bar.
 
     Returns:
         The folder, what is in it, and which pictures failed.

@@ -1,6 +1,6 @@
 """Predictions on images of any size in bounded memory: overlapping tiles, blended into one map.
 
-What is blended, `demt.inference.blend` says. Weights fall linearly towards a tile's inner borders. The mean is updated
+`demt.inference.blend` says what is blended. Weights fall linearly towards a tile's inner borders. The mean is updated
 tile by tile, so that tiles that agree give exactly what they agree on.
 """
 

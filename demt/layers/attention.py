@@ -1,4 +1,4 @@
-"""The ways to attend that blocks have in common: by name the function, and the layers that it takes."""
+"""Kinds of attention that blocks share: for each name its function, and the layers that it needs."""
 
 from __future__ import annotations
 

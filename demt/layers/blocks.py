@@ -270,7 +270,7 @@ class TaskInteractionBlock(nn.Module):
 
 
 class TaskQueryBlock(nn.Module):
-    """A task's map asks the fused maps of all tasks [6, 7]: z = x + LN(Linear(MHA(q = x, k = F, v = F))).
+    """A task's map attends to the fused maps of all tasks [6, 7]: z = x + LN(Linear(MHA(q = x, k = F, v = F))).
 
     Args:
         channels: Channels D of the maps.

@@ -1,4 +1,4 @@
-"""Necks from outside the papers of this package: feature pyramids, and their like for plain ViTs, to one map."""
+"""Necks from other papers: feature pyramids, and similar necks for plain ViTs, to one map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FPNNeck(Neck):
     """Feature pyramid (Lin et al., CVPR 2017), its maps summed at the finest size (Kirillov et al., CVPR 2019).
 
     From the coarsest level up: M_i = Conv1×1(C_i) + nearest(M_{i+1}). Then LayerNorm(Σ_i bilinear(Conv3×3(M_i))). The
-    pyramid is `torchvision.ops.FeaturePyramidNetwork`; written here, so that the blocks need torch and einops alone.
+    pyramid is `torchvision.ops.FeaturePyramidNetwork`; written here, so that the blocks need only torch and einops.
 
     Args:
         in_channels: Channels C_i of the levels.

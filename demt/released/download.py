@@ -33,7 +33,7 @@ def download_url(url: str, target: Path, *, size: int | None = None, progress: P
     Raises:
         ImportError: without requests, which comes with gdown.
         WrongSize: if the server's file has another size; nothing of it is kept.
-        OSError: if the file cannot be had; what came is kept for the next time.
+        OSError: if the download fails; what was received is kept for the next time.
     """
     try:
         import requests

@@ -1,4 +1,4 @@
-"""Everything a training run needs, put together from its recipe, on whatever processes Accelerate finds."""
+"""Everything a training run needs, assembled from its recipe for the processes that Accelerate finds."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _logger = logging.getLogger("demt")
 
 
 def make_model(recipe: Recipe, data: DataPart, tasks: dict[str, Task]) -> MultiTaskModel:
-    """The model of a recipe, for the data's tasks."""
+    """The model of a recipe, with the tasks of the data."""
     part = recipe.model
     options: dict[str, Any] = {"tasks": tasks, **part.args}
     pretrained = part.pretrained

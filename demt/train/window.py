@@ -1,4 +1,4 @@
-"""What is measured between two rows of a run's log."""
+"""Measurements between two rows of a run's log."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_perspective_and_elastic_move_classes_but_refuse_geometry():
     for warp in (v2.RandomPerspective(p=1), v2.ElasticTransform()):
         assert type(warp(classes)["edge"]) is Boundary
         for name in ("depth", "normals"):
-            with pytest.raises(ValueError, match="leaves depth and surface normals wrong"):
+            with pytest.raises(ValueError, match="would make depth and surface normals wrong"):
                 warp({**classes, name: sample[name]})
     shear = v2.RandomAffine(0, shear=(9, 10))
     assert type(shear({**classes, "depth": sample["depth"]})["depth"]) is Depth

@@ -244,7 +244,7 @@ def test_errors_of_the_command(pictures, tmp_path):
     assert "`negative` <= `positive`" in one_line(nano, pictures, tmp_path / "out", "--negative", "0.9")
     assert "No ONNX file" in one_line("none.onnx", pictures, tmp_path / "out")
     (tmp_path / "mine" / RECORD).write_text(json.dumps({"size": None}))
-    assert "or damaged" in one_line(nano, pictures, tmp_path / "mine")
+    assert "is damaged" in one_line(nano, pictures, tmp_path / "mine")
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "mine/notes").read_text() == "mine"
 

@@ -130,7 +130,7 @@ def test_bad_arguments():
         balanced_bce(logits[:, :1], torch.zeros(1, 2, 2), pos_weight=1)
     with pytest.raises(ValueError, match=r"shape \(B, H, W\) or \(B, 1, H, W\), got \(1, 3, 2, 2\)"):
         cross_entropy(logits, logits)
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="the same size"):
         cross_entropy(logits, torch.zeros(1, 4, 4))
     with pytest.raises(ValueError, match="logits' shape"):
         normals_l1(logits, torch.zeros(1, 3, 4, 4))

@@ -150,7 +150,7 @@ def test_nothing_added():
     [
         (torch.zeros(4, 4), torch.zeros(4, 4), r"`preds` of shape \(B, H, W\)"),
         (torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4), r"got \(1, 2, 4, 4\)"),
-        (torch.zeros(1, 4, 4), torch.zeros(2, 4, 4), "one shape"),
+        (torch.zeros(1, 4, 4), torch.zeros(2, 4, 4), "the same shape"),
         (np.zeros((1, 4, 4)), torch.zeros(1, 4, 4), "`preds` to be a tensor, got ndarray"),
         (torch.full((1, 4, 4), 3.0), torch.zeros(1, 4, 4), "sigmoid"),
         (torch.zeros(1, 4, 4), torch.full((1, 4, 4), 9), "got 9"),

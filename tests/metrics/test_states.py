@@ -125,7 +125,7 @@ def test_cuda_equals_cpu(name):
         (DepthMetrics(), torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), "label 0 found; expected depths > 0, or 255"),
         (DepthMetrics(), torch.full((1, 2, 2), math.inf), torch.ones(1, 2, 2), "`preds` hold NaN or infinite"),
         (DepthMetrics(), torch.ones(1, 2, 2), torch.full((1, 2, 2), math.nan), "label nan found"),
-        (RootMeanSquaredError(), torch.ones(1, 2, 2, 2), torch.ones(1, 2, 2), "one shape"),
+        (RootMeanSquaredError(), torch.ones(1, 2, 2, 2), torch.ones(1, 2, 2), "the same shape"),
         (NormalsMetrics(), torch.ones(1, 2, 2, 2), torch.ones(1, 2, 2, 2), r"shape \(B, 3, H, W\)"),
         (NormalsMetrics(), torch.ones(1, 3, 2, 2), torch.full((1, 3, 2, 2), 128.0), "label 128 found"),
     ],

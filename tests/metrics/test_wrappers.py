@@ -29,5 +29,5 @@ def test_vectors_become_rows():
 
 
 def test_shapes_must_agree():
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         ValidPixels(MeanAbsoluteError()).update(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3))

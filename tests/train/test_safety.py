@@ -51,7 +51,7 @@ def test_a_damaged_checkpoint_is_passed_over(points, caplog, damage):
     assert (points.folder / "step_0000003.damaged").is_dir()
     assert "Damaged checkpoint" in caplog.text
     (points.folder / "step_0000002/progress.json").write_text("{")
-    with pytest.raises(ValueError, match=r"No checkpoint in .* is whole"):
+    with pytest.raises(ValueError, match=r"No checkpoint in .* is complete"):
         points.resume()
 
 

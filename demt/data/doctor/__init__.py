@@ -1,1 +1,1 @@
-"""The checker of data sets: what is there, what is wrong with it, and how to convert it."""
+"""The checker of data sets: what a folder contains, what is wrong with it, and how to convert it."""

@@ -1,4 +1,4 @@
-"""Every file of every sample, looked at in as many processes as wanted."""
+"""Every file of every sample, examined in any number of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a folder holds: a published data set, also when some of it is missing, or own data, by what its files show."""
+"""What a folder holds, judged by its files: a published data set, even if parts are missing, or own data."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def spread(items: Sequence[T], count: int | None) -> list[T]:
 
 
 class Proposal(NamedTuple):
-    """What own data might be: for people to confirm, never taken for granted.
+    """A guess at what own data is, for people to confirm; never used without asking.
 
     Args:
         tasks: As `demt.data.declare.parse_tasks` reads them.

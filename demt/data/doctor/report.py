@@ -144,7 +144,7 @@ class Report:
         splits: Samples of each split.
         values: What was seen in the images, under ``"image"``, and in the labels of each task.
         problems: What is wrong; nothing if the data set is whole.
-        notes: What is worth knowing, but no fault.
+        notes: What is worth knowing, but not a problem.
     """
 
     root: Path
