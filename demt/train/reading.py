@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-import math
 import re
 import textwrap
 import types
@@ -19,6 +18,7 @@ import yaml
 
 from demt.data.declare import parse_pairs
 from demt.tasks import RELEASED
+from demt.train.ranges import Range
 from demt.train.recipe import DataPart, Recipe
 
 _FOLDER = Path(__file__).parent / "recipes"
@@ -117,11 +117,13 @@ def sources_of(data: DataPart) -> list[tuple[DataPart, float]]:
     for number, source in enumerate(data.sources):
         where, values = f"data.sources[{number}].", dict(source)
         weight = _value(float, values.pop("weight", 1.0), f"{where}weight")
-        if not 0 < weight < math.inf:
-            raise ValueError(f"Expected `{where}weight` above 0, got {weight}")
+        Range(0, without_least=True).check(f"{where}weight", weight, "")
         if unshared := sorted({"sources", "workers", "eval_batch_size"} & set(values)):
             raise ValueError(f"`{unshared[0]}` is a field of `data`, not of `{where[:-1]}`")
-        part = _build(DataPart, {**shared, **values}, where)
+        try:
+            part = _build(DataPart, {**shared, **values}, where)
+        except ValueError as error:
+            raise ValueError(str(error).replace("`data.", f"`{where}", 1)) from error
         if part.dataset in RELEASED:
             # Protocols settle the scale of published data.
             part = dataclasses.replace(part, max_size=None)
@@ -205,10 +207,7 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         return value if others else _value(inner, value, name)
     if kind is Literal:
         # YAML 1.1 reads a bare `no` as False.
-        value = "no" if value is False and "no" in get_args(hint) else value
-        if value not in get_args(hint):
-            raise ValueError(f"Expected `{name}` to be one of {get_args(hint)}, got {value!r}")
-        return value
+        return "no" if value is False and "no" in get_args(hint) else value
     if kind is tuple and isinstance(value, (list, tuple)):
         inner, *others = get_args(hint)
         if others != [...] and len(value) != len(get_args(hint)):
