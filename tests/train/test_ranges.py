@@ -26,10 +26,8 @@ def leaves(hint):
 
 # Texts that mean a place or something of the user's, and what is looked at where it is opened.
 FREE = {"model.name", "model.pretrained_backbone", "model.init", "out", "best"}
-FREE |= {
-    f"data.{name}" for name in ["root", "index", "images", "subset", "revision", "train_split", "val_split", "layout"]
-}
-FREE |= {"data.encodings", "data.columns", "data.sources", "model.args", "loss_weights", "trackers"}
+FREE |= {"data.root", "data.index", "data.images", "data.subset", "data.revision", "data.train_split", "data.val_split"}
+FREE |= {"data.layout", "data.encodings", "data.columns", "data.sources", "model.args", "loss_weights"}
 
 
 def test_no_number_and_no_name_is_without_a_limit():
