@@ -123,7 +123,8 @@ def sources_of(data: DataPart) -> list[tuple[DataPart, float]]:
         try:
             part = _build(DataPart, {**shared, **values}, where)
         except ValueError as error:
-            raise ValueError(str(error).replace("`data.", f"`{where}", 1)) from error
+            said = str(error)
+            raise ValueError(said if where in said else said.replace("`data.", f"`{where}", 1)) from error
         if part.dataset in RELEASED:
             # Protocols settle the scale of published data.
             part = dataclasses.replace(part, max_size=None)
