@@ -57,14 +57,24 @@ def load_recipe(source: str | PathLike[str], overrides: Sequence[str] = ()) -> R
     if (size := path.stat().st_size) > _MAX_BYTES:
         raise ValueError(f"Recipe {str(path)!r} has {size:,} bytes, expected at most {_MAX_BYTES:,}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         _check_count(values)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is not valid YAML: {error}") from error
+        raise ValueError(f"{str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
         return recipe_from({} if values is None else values, overrides)
     except ValueError as error:
         raise ValueError(f"Recipe {str(source)!r}: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """`yaml.SafeLoader`, which takes the last of two values of one name, without a word; this one takes none."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]!r} stands twice in line {node.start_mark.line + 1} and below")
+        return super().construct_mapping(node, deep)
 
 
 def _check_count(values: Any) -> None:

@@ -129,3 +129,12 @@ def test_what_fits_is_taken():
     load_recipe("rooms", ["data.tasks=[depth, semseg]", "data.zoom=[1, 1]", "optim.momentum=0", "data.workers=0"])
     mixed = {"sources": [{"dataset": "rooms", "val_length": 0}, {"dataset": "rooms"}], "tasks": None}
     recipe_from({"data": mixed})
+
+
+def test_a_setting_that_stands_twice(tmp_path):
+    (tmp_path / "twice.yaml").write_text("optim:\n  lr: 1\n  lr: 2\n")
+    with pytest.raises(ValueError, match="'lr' stands twice in line 2") as raised:
+        load_recipe(tmp_path / "twice.yaml")
+    assert "\n" not in str(raised.value)
+    (tmp_path / "merged.yaml").write_text("optim: &a\n  lr: 1\ndata:\n  workers: 0\n")
+    assert load_recipe(tmp_path / "merged.yaml").optim.lr == 1
