@@ -30,7 +30,9 @@ _OPTIONAL = ("neck", "offset_groups", "head_width")
 # No published model has a number above 1536; a hostile file may have one, to exhaust time or memory.
 _LARGEST = 8192
 # Constructors of some backbones (TinyViT, EfficientViT, MaxViT) loop over all pairs of pixels of a window.
-_LARGEST_SIZES = {"window": 32, "img_size": 4096}
+_LARGEST_SIZES = {"window": 32, "grid_size": 32, "img_size": 4096}
+# MaxViT's windows are the image's sides, of 512 at the most by default, divided by this.
+_RATIO, _LEAST_RATIO, _LARGEST_PART = "partition_ratio", 8, 128
 _INTEGERS = {
     "in_chans": (1, _LARGEST),
     "width": (1, _LARGEST),
@@ -130,6 +132,7 @@ class ModelConfig:
         for part, largest in _LARGEST_SIZES.items():
             sizes = {name: value for name, value in self.backbone_kwargs.items() if part in name}
             check_plain("`backbone_kwargs`", sizes, largest)
+        self._check_ratios()
         object.__setattr__(self, "backbone_kwargs", dict(self.backbone_kwargs))
         if taken := sorted(_NOT_FOR_BACKBONES.intersection(self.backbone_kwargs)):
             raise ValueError(f"Expected `backbone_kwargs` without {taken}: these are not for the backbone to set")
@@ -137,6 +140,14 @@ class ModelConfig:
             self._check_baseline()
         if self.query == "linear" and not self.pre_norm:
             raise ValueError("Expected `pre_norm` to be True with query='linear', got False")
+
+    def _check_ratios(self) -> None:
+        side = self.backbone_kwargs.get("img_size", 1)
+        largest = max(side, default=1) if isinstance(side, (list, tuple)) else side
+        for name, value in self.backbone_kwargs.items():
+            if _RATIO in name and value is not None:
+                least = max(_LEAST_RATIO, -(-largest // _LARGEST_PART)) if isinstance(largest, int) else _LEAST_RATIO
+                check_integer(f"`backbone_kwargs` entry {name!r}", value, least, _LARGEST)
 
     def _check_baseline(self) -> None:
         for field in dataclasses.fields(self):

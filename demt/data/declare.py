@@ -9,11 +9,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from demt.data.encoding import ENCODINGS, Encoding
 from demt.data.files import PICTURES, DataError, ending_of
-from demt.data.tv_tensors import Label
+from demt.data.tv_tensors import IGNORE, Label
 from demt.tasks import BUILTIN, DATASETS, Task, TaskSpec, is_class_map, resolve_tasks
 
 #: Own tasks by what their labels are: activation, loss and metric.
@@ -139,6 +140,12 @@ def read_declared(
         )
     encoding = Encoding(invalid=(0, math.nan) if Encoding().kind_for(task) == "depth" else ())
     label = encoding.read(path, task, contents)
+    known = label.as_subclass(torch.Tensor)[label != IGNORE]
+    if task.unit == "m" and known.numel() and known.max() > 100 and bool((known == known.round()).all()):
+        raise DataError(
+            f"{str(path)!r} holds whole numbers up to {known.max():g}: declare encodings={{{task.name!r}: "
+            "'millimetres'} if they are these, or 'metres'"
+        )
     # 255 is "no label" here and the foreground of a usual mask: a file that has no 1 does not tell which.
     if is_class_map(task) and task.channels == 2 and label.unique().tolist() == [0, 255]:
         raise DataError(

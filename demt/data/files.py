@@ -158,15 +158,24 @@ def ending_of(contents: bytes) -> str:
 
 def _load_npy(contents: bytes) -> NDArray[Any]:
     file = io.BytesIO(contents)
+    shape, dtype = _npy_header(file)
+    # NumPy allocates what the header says before it looks how much there is.
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > len(contents) - file.tell():
+        raise ValueError(f"it is cut off: its header promises {dtype} {shape}")
+    return np.load(io.BytesIO(contents), allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array; raises `ValueError` for more pixels than a picture may have."""
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }.get(np.lib.format.read_magic(file), np.lib.format.read_array_header_2_0)
     shape, _, dtype = read_header(file)
-    # NumPy allocates what the header says before it looks how much there is.
-    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > len(contents) - file.tell():
-        raise ValueError(f"it is cut off: its header promises {dtype} {shape}")
-    return np.load(io.BytesIO(contents), allow_pickle=False)  # type: ignore[no-any-return]
+    # The third axis, the shortest, is that of channels.
+    if (pixels := math.prod(sorted(shape)[-2:])) > MAX_PIXELS:
+        raise ValueError(f"it has {pixels} pixels; arrays of at most {MAX_PIXELS} pixels are read")
+    return shape, dtype
 
 
 def _load_npz(contents: bytes, key: str | None, path: Path) -> NDArray[Any]:
@@ -175,6 +184,9 @@ def _load_npz(contents: bytes, key: str | None, path: Path) -> NDArray[Any]:
         chosen = _pick(members, key, path)
         if chosen.file_size > MAX_BYTES:
             raise ValueError(f"it unpacks to {chosen.file_size} bytes; at most {MAX_BYTES} are read")
+        with archive.open(chosen) as file:
+            # Before all of it is unpacked.
+            _npy_header(file)
         return _load_npy(archive.read(chosen))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Bytes to read of a header that may be hostile; those of the published models have less than 0.2 MB.
 _MAX_HEADER = 2**24
 #: Under which names training code keeps the weights in a checkpoint.
-_ENTRIES = ("state_dict", "model_state_dict", "model", "module", "net", "network")
+_ENTRIES = ("state_dict", "model_state_dict", "model", "module", "net", "network", "state_dict_ema", "model_ema")
 _DEEPEST = 5
 #: What wrappers put before the names of all weights: DataParallel, torch.compile, Lightning modules.
 _WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.|model\.|net\.|network\.)+")
@@ -28,7 +28,8 @@ def read_weights(path: str | PathLike[str], entries: Sequence[str] = _ENTRIES) -
 
     Args:
         path: A safetensors file; or one of `torch.save`, which holds a state dict, or has one under ``"state_dict"``
-            (PyTorch Lightning), ``"model"``, ``"model_state_dict"``, ``"module"``, ``"net"`` or ``"network"``.
+            (PyTorch Lightning), ``"model"``, ``"model_state_dict"``, ``"module"``, ``"net"`` or ``"network"``; where
+            there is none of these, timm's ``"state_dict_ema"`` or ``"model_ema"``.
         entries: Under which names a state dict is looked for, the first that is there, in its turn with one inside.
 
     Returns:

@@ -82,7 +82,7 @@ def read_config(path: Path) -> tuple[ModelConfig, PretrainedCfg]:
     if path.stat().st_size > _MAX_CONFIG:
         raise ValueError(f"{str(path)!r} has {path.stat().st_size:,} bytes, expected at most {_MAX_CONFIG:,}")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not valid JSON: {error}") from error
     try:

@@ -147,12 +147,7 @@ def _open_mixture(data: DataPart, split: str, cfg: PretrainedCfg | None, tasks: 
 def _parts(data: DataPart, split: str) -> list[tuple[DataPart, float]]:
     """The sources that a split has samples of, and their weights."""
 
-    def evaluated(part: DataPart) -> bool:
-        if part.dataset == "hub":
-            return part.val_split is not None
-        return part.val_length > 0 if part.dataset == "rooms" else part.val_ids != []
-
-    return [(part, weight) for part, weight in sources_of(data) if split == "train" or evaluated(part)]
+    return [(part, weight) for part, weight in sources_of(data) if split == "train" or part.is_evaluated]
 
 
 def is_published(data: DataPart) -> bool:

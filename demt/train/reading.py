@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-import math
 import re
 import textwrap
 import types
@@ -19,6 +18,7 @@ import yaml
 
 from demt.data.declare import parse_pairs
 from demt.tasks import RELEASED
+from demt.train.ranges import Range
 from demt.train.recipe import DataPart, Recipe
 
 _FOLDER = Path(__file__).parent / "recipes"
@@ -57,14 +57,24 @@ def load_recipe(source: str | PathLike[str], overrides: Sequence[str] = ()) -> R
     if (size := path.stat().st_size) > _MAX_BYTES:
         raise ValueError(f"Recipe {str(path)!r} has {size:,} bytes, expected at most {_MAX_BYTES:,}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         _check_count(values)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is not valid YAML: {error}") from error
+        raise ValueError(f"{str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
         return recipe_from({} if values is None else values, overrides)
     except ValueError as error:
         raise ValueError(f"Recipe {str(source)!r}: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """`yaml.SafeLoader`, which takes the last of two values of one name, without a word; this one takes none."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]!r} stands twice in line {node.start_mark.line + 1} and below")
+        return super().construct_mapping(node, deep)
 
 
 def _check_count(values: Any) -> None:
@@ -117,11 +127,14 @@ def sources_of(data: DataPart) -> list[tuple[DataPart, float]]:
     for number, source in enumerate(data.sources):
         where, values = f"data.sources[{number}].", dict(source)
         weight = _value(float, values.pop("weight", 1.0), f"{where}weight")
-        if not 0 < weight < math.inf:
-            raise ValueError(f"Expected `{where}weight` above 0, got {weight}")
+        Range(0, without_least=True).check(f"{where}weight", weight, "")
         if unshared := sorted({"sources", "workers", "eval_batch_size"} & set(values)):
             raise ValueError(f"`{unshared[0]}` is a field of `data`, not of `{where[:-1]}`")
-        part = _build(DataPart, {**shared, **values}, where)
+        try:
+            part = _build(DataPart, {**shared, **values}, where)
+        except ValueError as error:
+            said = str(error)
+            raise ValueError(said if where in said else said.replace("`data.", f"`{where}", 1)) from error
         if part.dataset in RELEASED:
             # Protocols settle the scale of published data.
             part = dataclasses.replace(part, max_size=None)
@@ -205,10 +218,7 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         return value if others else _value(inner, value, name)
     if kind is Literal:
         # YAML 1.1 reads a bare `no` as False.
-        value = "no" if value is False and "no" in get_args(hint) else value
-        if value not in get_args(hint):
-            raise ValueError(f"Expected `{name}` to be one of {get_args(hint)}, got {value!r}")
-        return value
+        return "no" if value is False and "no" in get_args(hint) else value
     if kind is tuple and isinstance(value, (list, tuple)):
         inner, *others = get_args(hint)
         if others != [...] and len(value) != len(get_args(hint)):

@@ -3,13 +3,62 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
+from demt.data.declare import own_encodings, own_tasks
+from demt.data.published_layouts import get_layout
 from demt.losses.multitask import Balancing
-from demt.tasks import RELEASED
+from demt.protocols import CITYSCAPES_SIZES, PROTOCOLS
+from demt.tasks import DATASETS, RELEASED
+from demt.train.ranges import AboveZero, Natural, NotNegative, OneOf, Positive, Range, Side, check_fields
 
 DatasetName = Literal["nyud", "pascal", "cityscapes", "rooms", "folder", "hub"]
+Zoom = Annotated[float, Range(0, 100, without_least=True)]
+
+
+def _optimisers() -> list[str]:
+    from timm.optim import list_optimizers
+
+    names: list[str] = list_optimizers()
+    return [*names, *(f"lookahead_{name}" for name in names)]
+
+
+def _protocols() -> list[str]:
+    return [*PROTOCOLS, *CITYSCAPES_SIZES]
+
+
+def _trackers() -> list[str]:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    return [*LOGGER_TYPE_TO_CLASS, "all"]
+
+
+def _check_names(data: DataPart) -> None:
+    """Raise `ValueError` for names of tasks, encodings, columns or a layout that the data set cannot have."""
+    if data.dataset in DATASETS:
+        known = DATASETS[data.dataset]
+        if isinstance(data.tasks, str):
+            raise ValueError(f"Expected `data.tasks` of {data.dataset} to be a list of names, got {data.tasks!r}")
+        names = list(known if data.tasks is None else data.tasks)
+        unknown = [name for name in names if name not in known]
+        if unknown or not names or len(set(names)) < len(names):
+            raise ValueError(f"Expected `data.tasks` to name some of {list(known)}, each once, got {names}")
+    elif isinstance(data.tasks, (str, Mapping)):
+        tasks = own_tasks(data.tasks)
+        own_encodings(tasks, data.encodings)
+        if unknown := sorted(set(data.columns) - {"image", "id", *tasks}):
+            raise ValueError(f"`data.columns` names {unknown}; expected 'image', 'id' or one of {list(tasks)}")
+    elif data.tasks is not None:
+        raise ValueError(f"Own data needs `data.tasks`, such as semseg=5,depth, got {data.tasks!r}")
+    if data.dataset in RELEASED and data.layout != "auto":
+        get_layout(data.dataset, data.layout)
+    # Other data is scored by the settings of PASCAL-Context.
+    known = CITYSCAPES_SIZES if data.dataset == "cityscapes" else PROTOCOLS
+    if data.protocol is not None and data.protocol not in known:
+        raise ValueError(
+            f"Expected `data.protocol` of {data.dataset} to be one of {list(known)}, got {data.protocol!r}"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,12 +89,15 @@ class ModelPart:
     init: str | None = None
     args: dict[str, Any] = dataclasses.field(default_factory=dict)
     backbone: Literal["train", "freeze", "lora"] = "train"
-    lora_rank: int = 8
-    lora_alpha: float = 16.0
+    lora_rank: Annotated[int, Range(1, 8192)] = 8
+    lora_alpha: AboveZero = 16.0
     freeze_norm: bool = False
     sync_bn: bool = True
     grad_checkpointing: bool = False
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self, "model.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,12 +142,12 @@ class DataPart:
     dataset: DatasetName = "folder"
     root: str = "data"
     tasks: Any = None
-    protocol: str | None = None
-    size: tuple[int, int] | None = None
-    max_size: int | None = None
+    protocol: Annotated[str, OneOf(_protocols)] | None = None
+    size: tuple[Side, Side] | None = None
+    max_size: Annotated[int, Range(1, 2**20)] | None = None
     augment: bool = True
     variation: Literal["usual", "strong"] = "usual"
-    zoom: tuple[float, float] = (0.5, 2.0)
+    zoom: tuple[Zoom, Zoom] = (0.5, 2.0)
     encodings: dict[str, str] = dataclasses.field(default_factory=dict)
     index: str | None = None
     images: str = "images"
@@ -106,15 +158,29 @@ class DataPart:
     revision: str | None = None
     train_split: str = "train"
     val_split: str | None = "validation"
-    length: int = 1000
-    val_length: int = 100
-    render: tuple[int, int] | None = None
+    length: Positive = 1000
+    val_length: Natural = 100
+    render: tuple[Side, Side] | None = None
     layout: str = "auto"
     sources: tuple[dict[str, Any], ...] = ()
     in_memory: bool = False
     on_error: Literal["raise", "skip"] = "raise"
-    workers: int = 2
-    eval_batch_size: int = 1
+    workers: Annotated[int, Range(0, 1024)] = 2
+    eval_batch_size: Positive = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data.")
+        if self.zoom[0] > self.zoom[1]:
+            raise ValueError(f"Expected `data.zoom` to be the lowest and the highest factor, got {self.zoom}")
+        if not self.sources:
+            _check_names(self)
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether there is something to evaluate on."""
+        if self.dataset == "hub":
+            return self.val_split is not None
+        return self.val_length > 0 if self.dataset == "rooms" else self.val_ids != []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,16 +200,19 @@ class OptimPart:
         clip_grad: Largest norm of the gradient; None: any.
     """
 
-    name: str = "adamw"
-    lr: float = 2e-4
-    weight_decay: float = 0.05
+    name: Annotated[str, OneOf(_optimisers)] = "adamw"
+    lr: AboveZero = 2e-4
+    weight_decay: NotNegative = 0.05
     decay_all: bool = False
-    momentum: float = 0.9
-    layer_decay: float | None = None
+    momentum: Annotated[float, Range(0, 1, without_most=True)] = 0.9
+    layer_decay: Annotated[float, Range(0, 1, without_least=True)] | None = None
     schedule: Literal["poly", "cosine", "constant"] = "cosine"
-    power: float = 0.9
-    warmup: int = 0
-    clip_grad: float | None = None
+    power: AboveZero = 0.9
+    warmup: Natural = 0
+    clip_grad: AboveZero | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "optim.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,54 +246,38 @@ class Recipe:
     data: DataPart = dataclasses.field(default_factory=DataPart)
     optim: OptimPart = dataclasses.field(default_factory=OptimPart)
     out: str = "runs/demt"
-    steps: int = 10_000
-    batch_size: int = 8
-    accumulate: int = 1
+    steps: Positive = 10_000
+    batch_size: Positive = 8
+    accumulate: Positive = 1
     precision: Literal["no", "bf16", "fp16"] = "no"
     balancing: Balancing = "fixed"
-    loss_weights: dict[str, float] = dataclasses.field(default_factory=dict)
-    ema: float | None = None
-    seed: int = 0
-    eval_every: int = 1000
-    save_every: int = 1000
-    log_every: int = 20
-    keep: int = 2
+    loss_weights: dict[str, NotNegative] = dataclasses.field(default_factory=dict)
+    ema: Annotated[float, Range(0, 1, without_most=True)] | None = None
+    seed: Natural = 0
+    eval_every: Positive = 1000
+    save_every: Positive = 1000
+    log_every: Positive = 20
+    keep: Positive = 2
     best: str = "loss"
-    samples: int = 4
-    trackers: tuple[str, ...] = ()
+    samples: Natural = 4
+    trackers: tuple[Annotated[str, OneOf(_trackers)], ...] = ()
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "batch_size": 1, "accumulate": 1, "seed": 0, "samples": 0}
-        least |= dict.fromkeys(("eval_every", "save_every", "log_every", "keep"), 1)
-        at_least = [(name, getattr(self, name), bottom) for name, bottom in least.items()]
-        at_least += [("data.workers", self.data.workers, 0), ("data.eval_batch_size", self.data.eval_batch_size, 1)]
-        at_least += [("optim.warmup", self.optim.warmup, 0), ("model.lora_rank", self.model.lora_rank, 1)]
-        for name, value, bottom in at_least:
-            if value < bottom:
-                raise ValueError(f"Expected `{name}` >= {bottom}, got {value}")
+        check_fields(self, "")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"Expected `batch_size` to be a multiple of `accumulate`, got {self.batch_size} and {self.accumulate}"
             )
-        published = self.data.dataset in RELEASED and not self.data.sources
-        if self.data.max_size is not None and (self.data.max_size < 1 or published):
-            raise ValueError(
-                f"Expected `data.max_size` >= 1, for own data and rooms only (protocols settle that of published "
-                f"data), got {self.data.max_size} for {self.data.dataset}"
-            )
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise ValueError(f"Expected `ema` in [0, 1) or none, got {self.ema}")
-        optim, infinity = self.optim, math.inf
-        ranges = [("lr", optim.lr, 0 < optim.lr < infinity, "> 0")]
-        ranges += [("weight_decay", optim.weight_decay, 0 <= optim.weight_decay < infinity, ">= 0")]
-        ranges += [("momentum", optim.momentum, 0 <= optim.momentum < 1, "in [0, 1)")]
-        ranges += [("power", optim.power, 0 < optim.power < infinity, "> 0")]
-        if optim.layer_decay is not None:
-            ranges += [("layer_decay", optim.layer_decay, 0 < optim.layer_decay <= 1, "in (0, 1] or none")]
-        if optim.clip_grad is not None:
-            ranges += [("clip_grad", optim.clip_grad, 0 < optim.clip_grad < infinity, "> 0 or none")]
-        for name, value, fits, wanted in ranges:
-            if not fits:
-                raise ValueError(f"Expected `optim.{name}` {wanted}, got {value}")
         if self.optim.warmup >= self.steps:
             raise ValueError(f"Expected `optim.warmup` below `steps` ({self.steps}), got {self.optim.warmup}")
+        if not self.data.sources and self.data.max_size is not None and self.data.dataset in RELEASED:
+            raise ValueError(
+                f"Expected `data.max_size` for own data and rooms only (protocols settle that of published data), got "
+                f"{self.data.max_size} for {self.data.dataset}"
+            )
+        if not self.data.sources and not self.data.is_evaluated:
+            field = {"hub": "val_split", "rooms": "val_length"}.get(self.data.dataset, "val_ids")
+            raise ValueError(
+                f"Expected `data.{field}` to name something to evaluate on, got {getattr(self.data, field)!r}; only "
+                "sources of a mixture may have nothing"
+            )

@@ -346,3 +346,12 @@ def test_reading_needs_no_pickle(file, monkeypatch):
     torch.save({"a": torch.ones(2)}, buffer)
     file.write_bytes(buffer.getvalue())
     assert torch.equal(read_weights(file)["a"], torch.ones(2))
+
+
+def test_averaged_weights_that_timm_saves_are_found(tmp_path):
+    state = {"a.weight": torch.ones(2)}
+    for name in ("state_dict_ema", "model_ema"):
+        torch.save({"epoch": 3, name: state}, tmp_path / "x.pth")
+        assert torch.equal(read_weights(tmp_path / "x.pth")["a.weight"], state["a.weight"])
+    torch.save({"state_dict_ema": {"a.weight": torch.zeros(2)}, "state_dict": state}, tmp_path / "x.pth")
+    assert torch.equal(read_weights(tmp_path / "x.pth")["a.weight"], state["a.weight"])

@@ -32,6 +32,10 @@ def test_backbones(backbone, kwargs):
         ("efficientvit_m0", {"img_size": 512, "window_size": [64, 64, 64]}, "window_size"),
         ("maxvit_tiny_tf_224", {"transformer_window_size": 256}, "transformer_window_size"),
         ("maxvit_tiny_tf_224", {"img_size": 8192}, "img_size"),
+        ("maxvit_tiny_tf_224", {"transformer_partition_ratio": 1}, "transformer_partition_ratio"),
+        ("maxvit_tiny_tf_224", {"transformer_partition_ratio": 16, "img_size": 4096}, "from 32 to 8192, got 16"),
+        ("maxvit_tiny_tf_224", {"transformer_partition_ratio": 0}, "from 8 to 8192, got 0"),
+        ("maxvit_tiny_tf_224", {"transformer_grid_size": 64}, "transformer_grid_size"),
         ("levit_128s", {"img_size": 2048}, "4.9 GiB of tables"),
     ],
 )

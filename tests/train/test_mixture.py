@@ -152,7 +152,7 @@ def test_recipes_with_sources(photos, tmp_path):
         ("[rooms]", "to be a mapping, got 'rooms'"),
         ("[{kind: rooms}]", r"Unknown name `data.sources\[0\].kind`"),
         ("[{dataset: rooms}, {dataset: romms}]", r"`data.sources\[1\].dataset` to be one of"),
-        ("[{dataset: rooms, weight: 0}]", r"`data.sources\[0\].weight` above 0, got 0"),
+        ("[{dataset: rooms, weight: 0}]", r"`data.sources\[0\].weight` > 0, got 0"),
         ("[{dataset: rooms, weight: many}]", r"`data.sources\[0\].weight` to be float, got 'many'"),
         ("[{dataset: rooms, workers: 2}]", "`workers` is a field of `data`"),
     ],
