@@ -2,7 +2,8 @@
 
 python -m tests.benchmarks.formats FOLDER [--plot formats.png] [--rounds 7] [--rooms 12] [--models NAME …]
 
-FOLDER keeps the files and the pictures that calibrate: rooms and photographs. What is in it already is taken as it is.
+FOLDER keeps the files, the pictures that calibrate, and the figures of each model. What is in it already is taken as it
+is: a run that was stopped goes on.
 Quality is that of rooms which no model has seen, at the model's own size; and how far the worst task is from torch in
 float32 on the seven photographs of `tests.benchmarks.photographs`. Processor time of one thread, medians in turns.
 Names without weights have random ones, and no quality.
@@ -151,9 +152,12 @@ def main() -> None:
     pictures = calibration(arguments.folder)
     rows = []
     for name in arguments.models:
-        rows += rows_of(name, arguments.folder, pictures, arguments.rounds, arguments.rooms)
-        (arguments.folder / "rows.json").write_text(json.dumps(rows, indent=1))
-        table(rows)
+        done = arguments.folder / name / "rows.json"
+        if not done.exists():
+            found = rows_of(name, arguments.folder, pictures, arguments.rounds, arguments.rooms)
+            done.write_text(json.dumps(found, indent=1))
+        rows += json.loads(done.read_text())
+    table(rows)
     if arguments.plot:
         plot(rows, arguments.plot)
 
