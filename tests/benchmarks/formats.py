@@ -1,6 +1,6 @@
 """Quality against time and size: small models and Swin-T in all forms that they run in, in one run.
 
-python -m tests.benchmarks.formats FOLDER [--plot formats.png] [--rounds 7] [--rooms 12] [--models NAME …]
+python -m tests.benchmarks.formats FOLDER [--plot formats.png] [--int8] [--without FORM …] [--models NAME …]
 
 FOLDER keeps the files, the pictures that calibrate, and the figures of each model. What is in it already is taken as it
 is: a run that was stopped goes on.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ def rooms_score(model: MultiTaskModel, form: Loaded, count: int) -> dict[str, fl
     return {name: float(found[name]) * SCALES.get(name, 1) for name in METRICS}
 
 
-def rows_of(name: str, folder: Path, pictures: Path, rounds: int, rooms: int) -> list[dict[str, Any]]:
+def rows_of(
+    name: str, folder: Path, pictures: Path | None, rounds: int, rooms: int, without: Sequence[str]
+) -> list[dict[str, Any]]:
     trained = resolve(name).weights is not None
     torch.manual_seed(0)
     model = demt.create_model(name, pretrained=trained).eval()
@@ -74,6 +77,7 @@ def rows_of(name: str, folder: Path, pictures: Path, rounds: int, rooms: int) ->
     files.mkdir(exist_ok=True)
     size = model.pretrained_cfg.input_size[1:]
     loaded = load_forms(model, files, calibrate=pictures if trained else None)
+    loaded |= dict.fromkeys(without, "left out of this run")
     seen = list(photographs().values()) if trained else [SyntheticRooms((size[0], size[1]), 1, SEED)[0]["image"]]
     images = [F.interpolate(demt.preprocess(model, each), size, mode="bilinear", antialias=True) for each in seen]
     rows = []
@@ -146,15 +150,18 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rooms", type=int, default=12)
+    parser.add_argument("--int8", action="store_true", help="the forms in 8 bits, too")
+    parser.add_argument("--without", nargs="+", default=[], help="forms that are listed, but left out")
     parser.add_argument("--models", nargs="+", default=MODELS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pictures = calibration(arguments.folder)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    pictures = calibration(arguments.folder) if arguments.int8 else None
     rows = []
     for name in arguments.models:
         done = arguments.folder / name / "rows.json"
         if not done.exists():
-            found = rows_of(name, arguments.folder, pictures, arguments.rounds, arguments.rooms)
+            found = rows_of(name, arguments.folder, pictures, arguments.rounds, arguments.rooms, arguments.without)
             done.write_text(json.dumps(found, indent=1))
         rows += json.loads(done.read_text())
     table(rows)
