@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,12 @@ def load_forms(
     threads: int = 1,
     calibrate: str | PathLike[str] | None = None,
     bound: float | Mapping[str, float] = 0.02,
+    without: Collection[str] = (),
 ) -> dict[str, Loaded | str]:
     """All forms of a model, by name; in place of one that cannot be had here, the reason.
 
-    Files are written to the folder; those that are there already are taken as they are.
+    Files are written to the folder; those that are there already are taken as they are. What is in `without` is left
+    out, and the reason says so.
     """
     whole, half, eight = (folder / f"{name}.onnx" for name in ("float32", "float16", "int8"))
 
@@ -158,7 +160,7 @@ def load_forms(
     found: dict[str, Loaded | str] = {}
     for name, load in ways.items():
         try:
-            found[name] = load()
+            found[name] = "left out of this run" if name in without else load()
         except (ImportError, ValueError) as error:
             found[name] = " ".join(str(error).split())
         except RuntimeError as error:

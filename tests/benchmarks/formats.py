@@ -76,8 +76,7 @@ def rows_of(
     files = folder / name
     files.mkdir(exist_ok=True)
     size = model.pretrained_cfg.input_size[1:]
-    loaded = load_forms(model, files, calibrate=pictures if trained else None)
-    loaded |= dict.fromkeys(without, "left out of this run")
+    loaded = load_forms(model, files, calibrate=pictures if trained else None, without=without)
     seen = list(photographs().values()) if trained else [SyntheticRooms((size[0], size[1]), 1, SEED)[0]["image"]]
     images = [F.interpolate(demt.preprocess(model, each), size, mode="bilinear", antialias=True) for each in seen]
     rows = []
