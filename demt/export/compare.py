@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from demt.data.images import ImageLike
 from demt.data.rooms import SyntheticRooms
 from demt.export.agreement import differences
+from demt.export.calibration import calibration_pictures
 from demt.export.capture import first_line
 from demt.export.formats import Runner
 from demt.export.half import store_float16
-from demt.export.int8 import calibration_pictures, export_int8
+from demt.export.int8 import export_int8
 from demt.export.write import export
 from demt.inference.forward import autocast
 from demt.inference.preprocess import preprocess
