@@ -24,7 +24,7 @@ from demt.export.formats import Runner
 from demt.export.half import store_float16
 from demt.export.int8 import export_int8
 from demt.export.write import export
-from demt.inference.forward import autocast
+from demt.inference.forward import autocast, check_precision
 from demt.inference.preprocess import preprocess
 from demt.models import MultiTaskModel
 from demt.ops.torch_private import has_cpp_compiler
@@ -156,6 +156,7 @@ def load_forms(
         "ONNX, float16 weights": lambda: _onnxruntime(onnx_float16(), threads),
         "ONNX, int8": lambda: _onnxruntime(onnx_int8(), threads),
         "OpenVINO": lambda: _openvino(onnx, threads),
+        "OpenVINO, bf16": lambda: _openvino(onnx, threads, "bf16"),
         "OpenVINO, int8": lambda: _openvino(onnx_int8, threads),
     }
     found: dict[str, Loaded | str] = {}
@@ -201,14 +202,16 @@ def _onnxruntime(path: Path, threads: int) -> Loaded:
     return Loaded(run, path.stat().st_size)
 
 
-def _openvino(write: Callable[[], Path], threads: int) -> Loaded:
+def _openvino(write: Callable[[], Path], threads: int, precision: str = "fp32") -> Loaded:
+    check_precision(torch.device("cpu"), precision)
     if importlib.util.find_spec("openvino") is None:
         raise ImportError("needs openvino: pip install openvino")
     import openvino
 
     path = write()
     # Left alone, OpenVINO computes in bf16 where the processor can.
-    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
     compiled = openvino.Core().compile_model(str(path), "CPU", options)
     names = [output.get_any_name() for output in compiled.outputs]
 
