@@ -139,6 +139,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 marker = "osD^"[models.index(row["model"]) % 4]
                 axis.plot(row[key], row["semseg/miou"], marker, color=colour, markersize=7, alpha=0.8)
         axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        ticks = [each for each in (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if low <= each <= high]
+        axis.set_xticks(ticks, list(map(str, ticks)))
+        axis.minorticks_off()
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("classes of rooms, mIoU %")
