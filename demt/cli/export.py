@@ -104,7 +104,8 @@ def _export_int8(
 
     from demt.cli.load import load_model
     from demt.export.agreement import MEASURES
-    from demt.export.int8 import export_int8, parse_bound
+    from demt.export.calibration import parse_bound
+    from demt.export.int8 import export_int8
 
     with friendly_errors():
         if not int8 or calibrate is None:

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from torch.nn import functional as F
 from demt.data.images import ImageLike
 from demt.data.rooms import SyntheticRooms
 from demt.export.agreement import differences
+from demt.export.calibration import calibration_pictures
 from demt.export.capture import first_line
 from demt.export.formats import Runner
 from demt.export.half import store_float16
-from demt.export.int8 import calibration_pictures, export_int8
+from demt.export.int8 import export_int8
 from demt.export.write import export
-from demt.inference.forward import autocast
+from demt.inference.forward import autocast, check_precision
 from demt.inference.preprocess import preprocess
 from demt.models import MultiTaskModel
 from demt.ops.torch_private import has_cpp_compiler
@@ -116,10 +117,12 @@ def load_forms(
     threads: int = 1,
     calibrate: str | PathLike[str] | None = None,
     bound: float | Mapping[str, float] = 0.02,
+    without: Collection[str] = (),
 ) -> dict[str, Loaded | str]:
     """All forms of a model, by name; in place of one that cannot be had here, the reason.
 
-    Files are written to the folder; those that are there already are taken as they are.
+    Files are written to the folder; those that are there already are taken as they are. What is in `without` is left
+    out, and the reason says so.
     """
     whole, half, eight = (folder / f"{name}.onnx" for name in ("float32", "float16", "int8"))
 
@@ -153,12 +156,13 @@ def load_forms(
         "ONNX, float16 weights": lambda: _onnxruntime(onnx_float16(), threads),
         "ONNX, int8": lambda: _onnxruntime(onnx_int8(), threads),
         "OpenVINO": lambda: _openvino(onnx, threads),
+        "OpenVINO, bf16": lambda: _openvino(onnx, threads, "bf16"),
         "OpenVINO, int8": lambda: _openvino(onnx_int8, threads),
     }
     found: dict[str, Loaded | str] = {}
     for name, load in ways.items():
         try:
-            found[name] = load()
+            found[name] = "left out of this run" if name in without else load()
         except (ImportError, ValueError) as error:
             found[name] = " ".join(str(error).split())
         except RuntimeError as error:
@@ -198,14 +202,16 @@ def _onnxruntime(path: Path, threads: int) -> Loaded:
     return Loaded(run, path.stat().st_size)
 
 
-def _openvino(write: Callable[[], Path], threads: int) -> Loaded:
+def _openvino(write: Callable[[], Path], threads: int, precision: str = "fp32") -> Loaded:
+    check_precision(torch.device("cpu"), precision)
     if importlib.util.find_spec("openvino") is None:
         raise ImportError("needs openvino: pip install openvino")
     import openvino
 
     path = write()
     # Left alone, OpenVINO computes in bf16 where the processor can.
-    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
     compiled = openvino.Core().compile_model(str(path), "CPU", options)
     names = [output.get_any_name() for output in compiled.outputs]
 

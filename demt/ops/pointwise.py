@@ -128,9 +128,11 @@ def _over_channels(function: Callable[..., Tensor], *parameters: Tensor | None) 
 def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether a layer may be taken apart: exactly of one of these classes, and no hooks that look at it.
 
-    Others, such as adapters and quantised layers, are to be called.
+    Others, such as adapters and quantised layers, are to be called; so are layers whose weights only look like a tensor
+    (torchao's of 8 bits).
     """
-    return type(module) in kinds and not is_hooked(module)
+    wraps = any(hasattr(type(each), "__tensor_flatten__") for each in module._parameters.values())
+    return type(module) in kinds and not wraps and not is_hooked(module)
 
 
 def can_be_taken_apart(block: nn.Module, *kinds: type[nn.Module]) -> bool:

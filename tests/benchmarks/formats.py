@@ -1,8 +1,9 @@
 """Quality against time and size: small models and Swin-T in all forms that they run in, in one run.
 
-python -m tests.benchmarks.formats FOLDER [--plot formats.png] [--rounds 7] [--rooms 12] [--models NAME …]
+python -m tests.benchmarks.formats FOLDER [--plot formats.png] [--int8] [--without FORM …] [--models NAME …]
 
-FOLDER keeps the files and the pictures that calibrate: rooms and photographs. What is in it already is taken as it is.
+FOLDER keeps the files, the pictures that calibrate, and the figures of each model. What is in it already is taken as it
+is: a run that was stopped goes on.
 Quality is that of rooms which no model has seen, at the model's own size; and how far the worst task is from torch in
 float32 on the seven photographs of `tests.benchmarks.photographs`. Processor time of one thread, medians in turns.
 Names without weights have random ones, and no quality.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,18 @@ from torch.nn import functional as F
 import demt
 from demt.data import SyntheticRooms
 from demt.export.compare import Loaded, load_forms, measure
-from demt.factory import resolve
 from demt.metrics import MultiTaskMetrics
 from demt.models import MultiTaskModel
 from demt.train.run import make_metrics
 from tests.benchmarks.photographs import photographs
 
-MODELS = ("demt_lite.photos", "demt_lite.rooms", "demt_nano.rooms", "demt_swin_tiny.rooms")
+MODELS = ("demt_lite.photos", "demt_lite.rooms", "demt_nano.rooms", "demt_swin_tiny.nyud")
 #: Boundaries are left out: matching them would take most of the time.
 METRICS = {"semseg/miou": "mIoU % ↑", "normals/mean": "normals ° ↓", "depth/rmse": "depth m ↓"}
 SCALES = {"semseg/miou": 100}
 SEED = 7
+#: Of images for models without weights.
+SIZE = (288, 384)
 
 
 def calibration(folder: Path) -> Path:
@@ -65,16 +68,24 @@ def rooms_score(model: MultiTaskModel, form: Loaded, count: int) -> dict[str, fl
     return {name: float(found[name]) * SCALES.get(name, 1) for name in METRICS}
 
 
-def rows_of(name: str, folder: Path, pictures: Path, rounds: int, rooms: int) -> list[dict[str, Any]]:
-    trained = resolve(name).weights is not None
+def rows_of(
+    name: str, folder: Path, pictures: Path | None, rounds: int, rooms: int, without: Sequence[str]
+) -> list[dict[str, Any]]:
     torch.manual_seed(0)
-    model = demt.create_model(name, pretrained=trained).eval()
+    try:
+        model, trained = demt.create_model(name, pretrained=True).eval(), True
+    except ValueError:
+        # No weights on this machine.
+        model, trained = demt.create_model(name, pretrained=False).eval(), False
     files = folder / name
     files.mkdir(exist_ok=True)
-    size = model.pretrained_cfg.input_size[1:]
-    loaded = load_forms(model, files, calibrate=pictures if trained else None)
+    size = model.pretrained_cfg.input_size[1:] if trained else SIZE
+    loaded = load_forms(model, files, calibrate=pictures if trained else None, without=without)
     seen = list(photographs().values()) if trained else [SyntheticRooms((size[0], size[1]), 1, SEED)[0]["image"]]
-    images = [F.interpolate(demt.preprocess(model, each), size, mode="bilinear", antialias=True) for each in seen]
+    images = [
+        F.interpolate(demt.preprocess(model, each, max_size=max(size)), size, mode="bilinear", antialias=True)
+        for each in seen
+    ]
     rows = []
     for form in measure(model, loaded, images, rounds):
         found = loaded[form.name]
@@ -82,6 +93,7 @@ def rows_of(name: str, folder: Path, pictures: Path, rounds: int, rooms: int) ->
         rows.append(
             {
                 "model": name,
+                "size": "x".join(map(str, size)),
                 "form": form.name,
                 "missing": form.missing,
                 "ms": None if form.cpu_seconds is None else 1e3 * form.cpu_seconds,
@@ -94,17 +106,18 @@ def rows_of(name: str, folder: Path, pictures: Path, rounds: int, rooms: int) ->
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    print("| model | form | ms | MB | " + " | ".join(METRICS.values()) + " | photographs, worst task |")
-    print("|---|---|" + "---:|" * (3 + len(METRICS)))
+    print("| model | size | form | ms | MB | " + " | ".join(METRICS.values()) + " | photographs, worst task |")
+    print("|---|---|---|" + "---:|" * (3 + len(METRICS)))
     for row in rows:
         if row["missing"]:
-            print(f"| {row['model']} | {row['form']} | {row['missing']} |" + " |" * (2 + len(METRICS)))
+            print(f"| {row['model']} | {row['size']} | {row['form']} | {row['missing']} |" + " |" * (2 + len(METRICS)))
             continue
         score = [
             f"{row[name]:.{3 if name == 'depth/rmse' else 1}f}" if row[name] is not None else "" for name in METRICS
         ]
         away = "" if row["photographs"] is None else f"{row['photographs']:.1%}"
-        print(f"| {row['model']} | {row['form']} | {row['ms']:.0f} | {row['MB']:.1f} | {' | '.join(score)} | {away} |")
+        cells = [row["model"], row["size"], row["form"], f"{row['ms']:.0f}", f"{row['MB']:.1f}", *score, away]
+        print(f"| {' | '.join(cells)} |")
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -126,6 +139,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 marker = "osD^"[models.index(row["model"]) % 4]
                 axis.plot(row[key], row["semseg/miou"], marker, color=colour, markersize=7, alpha=0.8)
         axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        ticks = [each for each in (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if low <= each <= high]
+        axis.set_xticks(ticks, list(map(str, ticks)))
+        axis.minorticks_off()
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("classes of rooms, mIoU %")
@@ -145,15 +162,21 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rooms", type=int, default=12)
+    parser.add_argument("--int8", action="store_true", help="the forms in 8 bits, too")
+    parser.add_argument("--without", nargs="+", default=[], help="forms that are listed, but left out")
     parser.add_argument("--models", nargs="+", default=MODELS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pictures = calibration(arguments.folder)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    pictures = calibration(arguments.folder) if arguments.int8 else None
     rows = []
     for name in arguments.models:
-        rows += rows_of(name, arguments.folder, pictures, arguments.rounds, arguments.rooms)
-        (arguments.folder / "rows.json").write_text(json.dumps(rows, indent=1))
-        table(rows)
+        done = arguments.folder / name / "rows.json"
+        if not done.exists():
+            found = rows_of(name, arguments.folder, pictures, arguments.rounds, arguments.rooms, arguments.without)
+            done.write_text(json.dumps(found, indent=1))
+        rows += json.loads(done.read_text())
+    table(rows)
     if arguments.plot:
         plot(rows, arguments.plot)
 

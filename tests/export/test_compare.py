@@ -18,8 +18,8 @@ from tests.conftest import needs_export
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")), reason="needs onnx"
 )
-NAMES = ["torch", "torch, bf16", "torch.compile", "ONNX", "ONNX, float16 weights", "ONNX, int8", "OpenVINO"]
-NAMES.append("OpenVINO, int8")
+NAMES = ["torch", "torch, bf16", "torch.compile", "ONNX", "ONNX, float16 weights", "ONNX, int8"]
+NAMES += ["OpenVINO", "OpenVINO, bf16", "OpenVINO, int8"]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,7 @@ def test_every_form_that_is_missing_says_why(model, tmp_path, monkeypatch):
         "ONNX, float16 weights": r"pip install 'demt[onnx]'",
         "ONNX, int8": "--calibrate FOLDER",
         "OpenVINO": "pip install openvino",
+        "OpenVINO, bf16": "no instructions for bf16",
         "OpenVINO, int8": "pip install openvino",
     }.items():
         assert words in found.pop(name)

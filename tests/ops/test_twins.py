@@ -1,5 +1,6 @@
 """Every function written for speed against its plain twin in `demt.ops.reference`: values and gradients in float64."""
 
+import contextlib
 import copy
 import functools
 
@@ -26,12 +27,14 @@ from demt.ops import (
     per_pixel,
     per_pixel_reference,
     pixel_attention,
+    pixel_attentions,
     pointwise,
     project_levels,
     project_levels_reference,
     window_attention,
     window_attention_reference,
 )
+from demt.ops.dispatch import standard_operators
 
 D = 8
 CHAINS = {
@@ -144,6 +147,29 @@ def test_attention(mode, tasks, bias, pre_norm):
         lambda: attention_reference(x, fused, *groups, 2, mode) + 0 * x,
         [x, fused],
         trained,
+    )
+
+
+@pytest.mark.parametrize("exported", [False, True])
+@pytest.mark.parametrize("pre_norm", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_pixel_attention_of_several_maps(bias, pre_norm, exported):
+    """Each map with layers of its own; together, where there are neither norms nor missing biases, else one by one."""
+    layers = [attention_layers(pre_norm, bias) for _ in range(3)]
+    for group in (group for each in layers for group in each):
+        randomised(group)
+    maps = [torch.randn(2, D, 4, 3, dtype=torch.float64, requires_grad=True) for _ in layers]
+    fused = torch.randn(2, 5, D, 4, 3, dtype=torch.float64, requires_grad=True)
+
+    def together():
+        with standard_operators() if exported else contextlib.nullcontext():
+            return torch.stack(pixel_attentions(maps, fused, *zip(*layers), 2))
+
+    same(
+        together,
+        lambda: torch.stack([attention_reference(x, fused, *each, 2, "pixelwise") for x, each in zip(maps, layers)]),
+        [*maps, fused],
+        [p for each in layers for group in each for layer in group for p in layer.parameters()],
     )
 
 
