@@ -46,7 +46,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 1200
 nb_output_stderr = "remove"
 
 # The links to other sites, in the workflow: sphinx-build -b linkcheck
