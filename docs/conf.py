@@ -47,8 +47,12 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 1200
 nb_output_stderr = "remove"
+
+# The links to other sites, in the workflow: sphinx-build -b linkcheck
+linkcheck_ignore = [r"https://example\.org/"]
+linkcheck_retries, linkcheck_timeout = 3, 30
 
 autodoc_default_options = {"members": True, "no-value": True, "show-inheritance": True}
 autodoc_inherit_docstrings = False

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,19 @@ def test_the_reference_has_every_public_name(site, module):
     assert {f"{module}.{name}" for name in public} <= entries
 
 
+def test_entries_of_constants_say_what_they_are(site):
+    for page, name, said in [
+        ("layers", "demt.layers.NECKS", "Necks by the names"),
+        ("hub", "demt.hub.HUB", "which stands before the id of a repository"),
+        ("more", "demt.tasks.DATASETS", ""),
+    ]:
+        text = (site / f"reference/{page}.html").read_text(encoding="utf-8")
+        start = text.index(f'id="{name}"')
+        entry = text[start : text.index("</dl>", start)]
+        assert said in re.sub(r"<[^>]+>", "", entry)
+        assert len(re.sub(r"<[^>]+>", "", entry[: entry.index("</dt>")])) < 200
+
+
 def test_every_entry_links_to_its_source(site):
     reference = Links(site / "reference/layers.html")
     assert "../_modules/demt/layers/blocks.html#ChannelMixer" in reference.links
@@ -167,7 +181,7 @@ def test_the_zoo_has_every_model_and_result():
 
 def test_the_site_is_published_as_the_pages_say():
     workflow = yaml.safe_load((ROOT / ".github/workflows/docs.yml").read_text(encoding="utf-8"))
-    run = [step["run"] for step in workflow["jobs"]["build"]["steps"] if "run" in step]
+    run, links = ([s["run"] for s in workflow["jobs"][job]["steps"] if "run" in s] for job in ("build", "links"))
     readme = (DOCS / "README.md").read_text(encoding="utf-8")
     assert "pip install -e '.[docs]' && sphinx-build docs site" in readme
     assert run == [
@@ -175,6 +189,7 @@ def test_the_site_is_published_as_the_pages_say():
         "demt browser demt_lite.photos build/extra/browser",
         "sphinx-build -W --keep-going -D nb_execution_mode=force -D html_extra_path=../build/extra docs site",
     ]
+    assert links == ["pip install -e '.[docs]'", "sphinx-build -b linkcheck -D zoo_costs=0 docs links"]
 
 
 @pytest.mark.slow

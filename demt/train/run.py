@@ -99,8 +99,8 @@ class Run:
         self.val_set = open_dataset(data, "val", tasks=known) if val_set is None else as_multitask(val_set)
         tasks = self.train_set.tasks
         with self.accelerator.main_process_first():
-            self.plain = make_model(recipe, data, tasks) if model is None else model
-        self.started_from = "a model given in Python" if model is not None else recipe.model.init or recipe.model.name
+            given = (model, "a model given in Python") if model is not None else make_model(recipe, data, tasks)
+        self.plain, self.started_from = given
         if list(self.plain.tasks) != list(tasks):
             raise ValueError(f"The model has the tasks {list(self.plain.tasks)}, but the data {list(tasks)}")
         self.config = self.plain.config

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import Any
 
 import demt
 from demt.data import MultiTaskDataset
-from demt.factory import weights_of
+from demt.factory import resolve, weights_of
+from demt.hub import HUB, LOCAL
 from demt.models import MultiTaskModel
 from demt.models.variants import FAMILIES
 from demt.registry import get_function
 from demt.tasks import Task
 from demt.train.data import is_published, seed_all
-from demt.train.recipe import DataPart, Recipe
+from demt.train.recipe import DataPart, ModelPart, Recipe
 
 _logger = logging.getLogger("demt")
 
 
-def make_model(recipe: Recipe, data: DataPart, tasks: dict[str, Task]) -> MultiTaskModel:
-    """The model of a recipe, with the tasks of the data."""
+def make_model(recipe: Recipe, data: DataPart, tasks: dict[str, Task]) -> tuple[MultiTaskModel, str]:
+    """The model of a recipe, with the tasks of the data, and what it starts from, in words."""
     part = recipe.model
     options: dict[str, Any] = {"tasks": tasks, **part.args}
     pretrained = part.pretrained
@@ -32,7 +34,21 @@ def make_model(recipe: Recipe, data: DataPart, tasks: dict[str, Task]) -> MultiT
     model = demt.create_model(part.name, **options)
     if part.init is not None:
         _take_weights(model, part.init)
-    return model
+    return model, _start(part, pretrained, model.config.backbone)
+
+
+def _start(part: ModelPart, pretrained: bool, backbone: str) -> str:
+    """What a model starts from, for its card."""
+    # A function knows by itself what it starts from; folders and repositories are loaded in any case.
+    by_name = get_function(part.name) is not None or part.name.startswith((LOCAL, HUB))
+    by_name = by_name or (part.name not in FAMILIES and resolve(part.name).is_saved)
+    if pretrained or by_name:
+        start = part.name
+    elif isinstance(part.pretrained_backbone, bool):
+        start = f"timm's {backbone}, all else random" if part.pretrained_backbone else "random numbers"
+    else:
+        start = f"{Path(part.pretrained_backbone).name} in the backbone, all else random"
+    return start if part.init is None else f"{part.init} where shapes fit, else {start}"
 
 
 def state_sizes(model: MultiTaskModel, data: DataPart, train_set: MultiTaskDataset, val_set: MultiTaskDataset) -> None:

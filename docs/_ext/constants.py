@@ -1,7 +1,8 @@
-"""Entries of constants that a package passes on say what stands beside them where they are defined."""
+"""Entries of constants: what stands beside them where they are defined, and no values that fill pages."""
 
 import sys
 
+from sphinx import addnodes
 from sphinx.errors import PycodeError
 from sphinx.pycode import ModuleAnalyzer
 
@@ -24,6 +25,15 @@ def _fill(app, what, name, value, options, lines):
         lines[:] = comment
 
 
+def _shorten(app, domain, kind, content):
+    """Leave out values of more than a few words: tables of models and tasks."""
+    if kind == "data":
+        for part in [*content.parent[0].findall(addnodes.desc_annotation)]:
+            if part.astext().lstrip().startswith("=") and len(part.astext()) > 60:
+                part.parent.remove(part)
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", _fill)
+    app.connect("object-description-transform", _shorten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

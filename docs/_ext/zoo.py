@@ -60,7 +60,7 @@ def _heading(task):
 
 
 def _number(value):
-    return NONE if value is None else f"{value:g}"
+    return NONE if value is None else str(value)
 
 
 def _weights(name, label=None):

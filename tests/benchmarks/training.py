@@ -40,7 +40,7 @@ class Kept(SyntheticRooms):
 
 def bare(recipe: Recipe, dataset: SyntheticRooms) -> float:
     """Steps per second of a loop with nothing but the model, the loss and the optimiser."""
-    model = make_model(recipe, recipe.data, dataset.tasks).train()
+    model = make_model(recipe, recipe.data, dataset.tasks)[0].train()
     criterion = MultiTaskLoss(dataset.tasks)
     optimizer = make_optimizer(model, criterion, recipe.optim)
     schedule = make_schedule(optimizer, recipe.optim, recipe.steps)
