@@ -8,6 +8,7 @@ they attend is `demt.models.variants.FAMILIES`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ class DeMTHead(MultiTaskHead):
     def decode(self, *mixed: Tensor) -> list[Tensor]:
         """The mixed maps (B, D, h, w) of the tasks to their final ones: interaction, queries, gating."""
         if self._in_one_pass():
-            queries = [self.queries[task].layers() for task in self.tasks]
+            queries = [block.layers() for block in self._query_blocks()]
             return [
                 self.gating(z) for z in interact_and_query(mixed, self.interaction.layers(), queries, self.config.heads)
             ]
@@ -70,9 +71,12 @@ class DeMTHead(MultiTaskHead):
             return [self.gating(z) for z in ask_together(list(self.queries.values()), stacked.unbind(1), fused)]
         return [self.run(self._ask, task, x, fused) for task, x in zip(self.tasks, stacked.unbind(1))]
 
+    def _query_blocks(self) -> list[TaskQueryBlock]:
+        return [cast(TaskQueryBlock, self.queries[task]) for task in self.tasks]
+
     def _in_one_pass(self) -> bool:
         """Whether this is training in which no pixel sees another, and nobody looks at the blocks."""
-        blocks = [self.interaction, *(self.queries[task] for task in self.tasks)]
+        blocks = [self.interaction, *self._query_blocks()]
         return (
             self.training
             and not self.grad_checkpointing

@@ -43,13 +43,15 @@ class KeptDeformMix(torch.autograd.Function):
         halves = maps.chunk(len(generator))
         sampled = (sample(_by_group(half, grid), _by_sample(grid, size)) for half, grid in zip(halves, grids))
         samples = torch.cat([_by_channel(each, grid, size) for each, grid in zip(sampled, grids)])
-        ctx.save_for_backward(maps, samples, columns, generator, offset_weight, weight, *grids)
+        for grid in grids:  # as the backward pass wants them
+            grid += NUDGE * torch.finfo(grid.dtype).eps
+        ctx.save_for_backward(maps, samples, hidden, generator, offset_weight, weight, *grids)
         return linear(weight, samples.mT).add_(bias[:, None]).view(-1, *size).transpose(0, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        maps, samples, columns, generator, offset_weight, weight, *grids = ctx.saved_tensors
+        maps, samples, hidden, generator, offset_weight, weight, *grids = ctx.saved_tensors
         size = maps.shape[1:]
         grad = by_channel(grad).flatten(1)
         grad_weight = linear(grad, samples) if ctx.needs_input_grad[4] else None
@@ -57,16 +59,16 @@ class KeptDeformMix(torch.autograd.Function):
         if not any(ctx.needs_input_grad[:4]):
             return None, None, None, None, grad_weight, grad_bias
         grad_samples = linear(weight.mT, grad.mT).view_as(maps)
+        columns = _columns(hidden, len(generator))
         grad_x, grad_hidden, grad_generator = [], [], []
         for i, grid in enumerate(grids):
             half, grad_half = (_by_group(each.chunk(len(grids))[i], grid) for each in (maps, grad_samples))
-            nudged = grid + NUDGE * torch.finfo(grid.dtype).eps
-            grad_part, grad_grid = sample_backward(grad_half, half, _by_sample(nudged, size))
+            grad_part, grad_grid = sample_backward(grad_half, half, _by_sample(grid, size))
             grad_x.append(_by_channel(grad_part, grid, size))
             grad_grid = grad_grid.permute(3, 0, 1, 2).reshape(grid.shape)
             grad_generator.append(linear(grad_grid, columns[i]))
             grad_taps = linear(generator[i, :, :-3].mT.contiguous(), grad_grid.mT)
-            grad_hidden.append(sum_of_neighbours(grad_taps.view(-1, 9, *size)))
+            grad_hidden.append(sum_of_neighbours(grad_taps.view(-1, *size)))
         grad_offsets = split_generator(_planes_last(torch.stack(grad_generator)), offset_weight, *size[1:])
         grad_maps = torch.cat(grad_x).view_as(maps)
         return (
@@ -82,8 +84,8 @@ def _columns(hidden: Tensor, halves: int) -> Tensor:
     """What the generator multiplies, for all pixels of all images: (halves, K + 3, B·H·W)."""
     batch, channels, height, width = hidden.shape
     columns = hidden.new_empty(halves, 9 * channels // halves + 3, batch, height, width)
-    taps = columns[:, :-3]
-    taps.copy_(neighbours(hidden.transpose(0, 1)).view(taps.shape))
+    for half, maps in zip(columns, hidden.transpose(0, 1).chunk(halves)):
+        neighbours(maps, out=half[:-3])
     columns[:, -3] = 1
     for i, centres in enumerate(pixel_centres(hidden, nudge=False)):
         columns[:, i - 2] = centres

@@ -113,7 +113,8 @@ class _Linear(torch.autograd.Function):
         need_x, need_weight, need_bias = ctx.needs_input_grad
         return (
             linear(grad, weight.mT) if need_x else None,
-            linear(grad.mT, x.mT) if need_weight else None,
+            # MKL's: oneDNN would copy a transposed first factor.
+            grad.mT @ x if need_weight else None,
             grad.sum(0) if need_bias else None,
         )
 

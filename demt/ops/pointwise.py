@@ -136,8 +136,8 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 
 def can_be_taken_apart(block: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """`is_plain` of a block whose layers are to be used in place of the block; hooks on all modules count too."""
-    return is_plain(block, *kinds) and not all_modules_are_hooked()
+    """Whether a block's layers may be used in place of the block: as `is_plain`, no hooks on all modules, no graph."""
+    return not torch.compiler.is_compiling() and is_plain(block, *kinds) and not all_modules_are_hooked()
 
 
 def by_rows(

@@ -38,16 +38,19 @@ def _is_narrow(layer: nn.Conv2d) -> bool:
     return settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
 
-def neighbours(maps: Tensor) -> Tensor:
-    """The 3×3 neighbours of every pixel, in order, zero outside: (C, B, H, W) to (C, 9, B, H, W)."""
-    taps = F.pad(maps, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)
-    return taps.permute(0, 4, 5, 1, 2, 3).flatten(1, 2).contiguous()
+def neighbours(maps: Tensor, out: Tensor | None = None) -> Tensor:
+    """The 3×3 neighbours of every pixel, in order, zero outside: (C, B, H, W) to (C·9, B, H, W), in `out` if given."""
+    taps = F.pad(maps, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).permute(0, 4, 5, 1, 2, 3)
+    out = maps.new_empty(9 * len(maps), *maps.shape[1:]) if out is None else out
+    out.view(taps.shape).copy_(taps)
+    return out
 
 
 def sum_of_neighbours(taps: Tensor) -> Tensor:
-    """Adjoint of `neighbours`: (C, 9, B, H, W) to (C, B, H, W)."""
+    """Adjoint of `neighbours`: (C·9, B, H, W) to (C, B, H, W)."""
+    taps = taps.unflatten(0, (-1, 9))
     height, width = taps.shape[-2:]
-    total = taps.new_zeros(*taps.shape[:1], taps.shape[2], height + 2, width + 2)
+    total = taps.new_zeros(len(taps), taps.shape[2], height + 2, width + 2)
     for tap, (down, right) in enumerate(itertools.product(range(3), repeat=2)):
         total[..., down : down + height, right : right + width] += taps[:, tap]
     return total[..., 1:-1, 1:-1].contiguous()
@@ -75,7 +78,7 @@ class _NarrowConvolution(torch.autograd.Function):
         ctx.save_for_backward(maps, weight)
         # Tap (i, j) of a pixel's sum is at the neighbour (i, j): the adjoint of the taps of the flipped kernel.
         taps = linear(_by_tap(weight), maps.flatten(1).mT)
-        out = sum_of_neighbours(taps.view(len(weight), 9, *maps.shape[1:]))
+        out = sum_of_neighbours(taps.view(-1, *maps.shape[1:]))
         if bias is not None:
             out += bias[:, None, None, None]
         return out.transpose(0, 1)
@@ -85,7 +88,7 @@ class _NarrowConvolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         maps, weight = ctx.saved_tensors
         grad = by_channel(grad)
-        taps = neighbours(grad).flatten(0, 1).flatten(1)
+        taps = neighbours(grad).flatten(1)
         grad_x = linear(_by_tap(weight).mT, taps.mT).view_as(maps).transpose(0, 1)
         grad_weight = linear(taps, maps.flatten(1)).view(len(weight), 3, 3, -1).flip(1, 2).permute(0, 3, 1, 2)
         return grad_x, grad_weight, grad.sum((1, 2, 3)) if ctx.needs_input_grad[2] else None

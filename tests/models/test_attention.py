@@ -8,6 +8,7 @@ import torch
 import demt
 from demt.export.write import export
 from demt.inference.cost import count_multiply_adds
+from demt.ops import interact_and_query
 from tests.conftest import deviation, needs_export
 from tests.export.test_export import needs_onnx, outputs
 from tests.models.test_necks import PYRAMID
@@ -84,6 +85,32 @@ def test_gradient_checkpointing_gives_the_same_gradients():
             sum(logits.square().mean() for logits in model(images).values()).backward()
             gradients.append(model.head.interaction.value.weight.grad.clone())
         torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("family", ["demt", "demtg"])
+def test_one_pass_in_training_is_what_the_blocks_compute(family, monkeypatch):
+    """Where somebody looks at a block, or computes it again in the backward pass, the blocks are called."""
+    model = tiny("pointwise", "pixelwise", family).double().train()
+    images, calls = torch.randn(2, 3, 60, 75, dtype=torch.float64), []
+    name = "demt.models.demt.interact_and_query"
+    monkeypatch.setattr(name, lambda *given: calls.append(1) or interact_and_query(*given))
+
+    def results():
+        model.zero_grad()
+        logits = model(images)
+        sum(each.square().mean() for each in logits.values()).backward()
+        return [*logits.values(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    expected = results()
+    assert calls == [1]
+    handle = model.head.queries["depth"].register_forward_hook(lambda *_: None)
+    with_blocks = results()
+    handle.remove()
+    model.set_grad_checkpointing(True)
+    for found in (with_blocks, results()):
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
+    model.eval()(images)
+    assert calls == [1]
 
 
 def test_multiply_adds_grow_with_pixels_alone():
