@@ -29,6 +29,12 @@ from demt.viz import title as title_of
 AT_ONCE, WAITING = 2, 20
 #: How many visitors' last results are kept; and for how many seconds, as are files.
 VISITORS, KEPT = 64, 3600
+#: Galleries have as many columns as there is room for, and their whole height.
+_CSS = """
+.tiles .grid-wrap { max-height: none; min-height: 0 }
+.tiles .grid-container { grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)) }
+.tiles .thumbnail-item { aspect-ratio: auto }
+"""
 _ASK = "Drop a photograph, or take one with the camera."
 
 
@@ -50,7 +56,7 @@ def build_demo(models: Mapping[str, MultiTaskModel], *, title: str = "demt") -> 
     if not models:
         raise ValueError("Expected `models` to hold at least one model, got none")
     first = next(iter(models))
-    tiles: dict[str, Any] = {"interactive": False, "columns": 3, "height": "auto", "object_fit": "contain"}
+    tiles: dict[str, Any] = {"interactive": False, "show_label": False, "height": "auto", "elem_classes": "tiles"}
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         result = gr.State(time_to_live=KEPT)
         gr.Markdown(f"# {title}\nAll tasks of a model on your photograph, which is kept for an hour and sent nowhere.")
@@ -66,12 +72,14 @@ def build_demo(models: Mapping[str, MultiTaskModel], *, title: str = "demt") -> 
                     over = gr.Radio([], label="Over the photograph", elem_id="over")
                     slider = gr.ImageSlider(show_label=False, interactive=False, max_height=520, elem_id="slider")
                     colours = gr.HTML()
-                    pictures = gr.Gallery(show_label=False, elem_id="pictures", **tiles)
+                    pictures = gr.Gallery(elem_id="pictures", **tiles)
                 with gr.Tab("One pixel"):
-                    clickable = gr.Image(label="Click a pixel", interactive=False, elem_id="clickable")
-                    values = gr.Dataframe(headers=["task", "value", "confidence"], interactive=False, elem_id="values")
+                    clickable = gr.Image(
+                        label="Click a pixel", interactive=False, buttons=["fullscreen"], elem_id="clickable"
+                    )
+                    values = gr.Dataframe(headers=["Task", "Value"], interactive=False, wrap=True, elem_id="values")
                     gr.Markdown("Where the deformable operator of each task samples for it:")
-                    points = gr.Gallery(show_label=False, elem_id="points", **tiles)
+                    points = gr.Gallery(elem_id="points", **tiles)
                 with gr.Tab("Points in space") as space:
                     cloud = gr.Model3D(label="Turn it with the mouse", interactive=False, height=520, elem_id="cloud")
                     fov = gr.Slider(20, 120, 60, step=1, label="Horizontal field of view of the camera, in degrees")
@@ -140,7 +148,7 @@ def build_demo(models: Mapping[str, MultiTaskModel], *, title: str = "demt") -> 
         def follow(event: Any) -> None:
             event.then(**shown).then(**pointed).then(**packed)
 
-        follow(photograph.change(**asked, preprocess=False))
+        follow(photograph.input(**asked, preprocess=False))
         renamed = model.input(lambda name: gr.CheckboxGroup(**_choices(_known(models, name).tasks)), model, tasks)
         follow(renamed.then(**asked, preprocess=False))
         tasks.input(**shown, trigger_mode="always_last").then(**pointed).then(**packed)
@@ -187,6 +195,7 @@ def launch(
         quiet=True,
         ssr_mode=False,
         footer_links=[],
+        css=_CSS,
     )
     return page
 
