@@ -147,6 +147,7 @@ def test_from_a_photograph_to_the_download(tab, folder):
     assert "person" in values
 
     tab.get_by_role("tab", name="Points in space").click()
+    tab.click("#draw")
     canvas = tab.wait_for_selector("#cloud canvas")
     deadline = time.monotonic() + PATIENCE / 1000
     while colours(canvas.screenshot()) < 500:
