@@ -109,7 +109,7 @@ def opened(context, address):
 
 
 def wait_for_words(page, words):
-    page.wait_for_function("words => document.querySelector('#said').innerText.includes(words)", arg=words)
+    page.wait_for_function("words => document.querySelector('#said')?.innerText.includes(words)", arg=words)
 
 
 def memory(process):
