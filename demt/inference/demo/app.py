@@ -10,7 +10,6 @@ from typing import Any
 
 from demt.inference.demo.result import (
     Result,
-    depth_task,
     gallery,
     legend_html,
     marked,
@@ -29,6 +28,12 @@ from demt.viz import title as title_of
 AT_ONCE, WAITING = 2, 20
 #: How many visitors' last results are kept; and for how many seconds, as are files.
 VISITORS, KEPT = 64, 3600
+#: Galleries have as many columns as there is room for, and their whole height.
+_CSS = """
+.tiles .grid-wrap { max-height: none; min-height: 0 }
+.tiles .grid-container { grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)) }
+.tiles .thumbnail-item { aspect-ratio: auto }
+"""
 _ASK = "Drop a photograph, or take one with the camera."
 
 
@@ -50,10 +55,12 @@ def build_demo(models: Mapping[str, MultiTaskModel], *, title: str = "demt") -> 
     if not models:
         raise ValueError("Expected `models` to hold at least one model, got none")
     first = next(iter(models))
-    tiles: dict[str, Any] = {"interactive": False, "columns": 3, "height": "auto", "object_fit": "contain"}
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
+    tiles: dict[str, Any] = {"interactive": False, "show_label": False, "height": "auto", "elem_classes": "tiles"}
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as page:
         result = gr.State(time_to_live=KEPT)
-        gr.Markdown(f"# {title}\nAll tasks of a model on your photograph, which is kept for an hour and sent nowhere.")
+        gr.Markdown(
+            f"# {title}\nEvery task on your photograph, which stays on this server for about an hour."
+        )
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 photograph = gr.Image(type="filepath", image_mode=None, label="Photograph", height=260, elem_id="photo")
@@ -66,13 +73,17 @@ def build_demo(models: Mapping[str, MultiTaskModel], *, title: str = "demt") -> 
                     over = gr.Radio([], label="Over the photograph", elem_id="over")
                     slider = gr.ImageSlider(show_label=False, interactive=False, max_height=520, elem_id="slider")
                     colours = gr.HTML()
-                    pictures = gr.Gallery(show_label=False, elem_id="pictures", **tiles)
+                    pictures = gr.Gallery(elem_id="pictures", **tiles)
                 with gr.Tab("One pixel"):
-                    clickable = gr.Image(label="Click a pixel", interactive=False, elem_id="clickable")
-                    values = gr.Dataframe(headers=["task", "value", "confidence"], interactive=False, elem_id="values")
+                    clickable = gr.Image(
+                        label="Click a pixel", interactive=False, buttons=["fullscreen"], elem_id="clickable"
+                    )
+                    values = gr.Dataframe(headers=["Task", "Value"], interactive=False, wrap=True, elem_id="values")
                     gr.Markdown("Where the deformable operator of each task samples for it:")
-                    points = gr.Gallery(show_label=False, elem_id="points", **tiles)
-                with gr.Tab("Points in space") as space:
+                    points = gr.Gallery(elem_id="points", **tiles)
+                with gr.Tab("Points in space"):
+                    # Model3D shows nothing of what it is given before its tab is open: hence a button.
+                    draw = gr.Button("Draw the points", elem_id="draw")
                     cloud = gr.Model3D(label="Turn it with the mouse", interactive=False, height=520, elem_id="cloud")
                     fov = gr.Slider(20, 120, 60, step=1, label="Horizontal field of view of the camera, in degrees")
 
@@ -93,10 +104,10 @@ def build_demo(models: Mapping[str, MultiTaskModel], *, title: str = "demt") -> 
 
         def show(found: Result | None, chosen: list[str], task: str | None) -> list[Any]:
             if found is None or not (prediction := found.of_tasks(chosen)):
-                return [gr.Radio(choices=[], value=None), None, "", [], None, [], []]
+                return [gr.Radio(choices=[], value=None), None, "", [], None, [], [], None]
             task = task if task in prediction else next(iter(prediction))
             radio = gr.Radio(**{**_choices(prediction.tasks), "value": task})
-            return [radio, *lay_over(found, task), gallery(prediction), prediction.image, [], []]
+            return [radio, *lay_over(found, task), gallery(prediction), prediction.image, [], [], None]
 
         def lay_over(found: Result | None, task: str | None) -> tuple[Any, str]:
             if found is None or task not in found.prediction:
@@ -116,9 +127,14 @@ def build_demo(models: Mapping[str, MultiTaskModel], *, title: str = "demt") -> 
             return marked(prediction.image, pixel), rows, shown
 
         def point(found: Result | None, chosen: list[str], degrees: float) -> Any:
-            if found is None or depth_task(prediction := found.of_tasks(chosen)) is None:
+            if found is None:
                 return None
-            save_points(prediction, path := _new_folder(cloud) / "points.glb", degrees)
+            path = _new_folder(cloud) / "points.glb"
+            try:
+                save_points(found.of_tasks(chosen), path, degrees)
+            except ValueError as error:
+                gr.Info(str(error))
+                return None
             return path
 
         def pack(found: Result | None, chosen: list[str], degrees: float) -> Any:
@@ -132,23 +148,17 @@ def build_demo(models: Mapping[str, MultiTaskModel], *, title: str = "demt") -> 
         shown: dict[str, Any] = {
             "fn": show,
             "inputs": [result, tasks, over],
-            "outputs": [over, slider, colours, pictures, clickable, values, points],
+            "outputs": [over, slider, colours, pictures, clickable, values, points, cloud],
         }
-        pointed: dict[str, Any] = {"fn": point, "inputs": [result, tasks, fov], "outputs": cloud}
         packed: dict[str, Any] = {"fn": pack, "inputs": [result, tasks, fov], "outputs": download}
-
-        def follow(event: Any) -> None:
-            event.then(**shown).then(**pointed).then(**packed)
-
-        follow(photograph.change(**asked, preprocess=False))
         renamed = model.input(lambda name: gr.CheckboxGroup(**_choices(_known(models, name).tasks)), model, tasks)
-        follow(renamed.then(**asked, preprocess=False))
-        tasks.input(**shown, trigger_mode="always_last").then(**pointed).then(**packed)
+        for event in (photograph.input, renamed.then):
+            event(**asked, preprocess=False).then(**shown).then(**packed)
+        tasks.input(**shown, trigger_mode="always_last").then(**packed)
         over.input(lay_over, [result, over], [slider, colours])
-        fov.release(**pointed).then(**packed)
-        # Model3D shows nothing of what it was given while its tab had never been open.
-        space.select(**pointed)
         clickable.select(look, [result, tasks], [clickable, values, points], **together)
+        draw.click(point, [result, tasks, fov], cloud)
+        fov.release(**packed)
     return page.queue(max_size=WAITING)
 
 
@@ -187,6 +197,7 @@ def launch(
         quiet=True,
         ssr_mode=False,
         footer_links=[],
+        css=_CSS,
     )
     return page
 

@@ -112,7 +112,7 @@ def legend_html(prediction: Prediction, task: str) -> str:
 
 
 def values_at(prediction: Prediction, pixel: Pixel) -> list[list[str]]:
-    """A row for each task: its title, its value at a pixel (x, y), and how sure it is, where that is known.
+    """A row for each task: its title, and its value at a pixel (x, y), with how sure it is, where that is known.
 
     Raises:
         ValueError: for a pixel outside the photograph.
@@ -131,7 +131,8 @@ def values_at(prediction: Prediction, pixel: Pixel) -> list[list[str]]:
             text = f"({', '.join(f'{value:.2f}' for value in at.tolist())})"
         else:
             text = f"{float(at):.3g}{f' {task.unit}' if task.unit else ''}"
-        rows.append([title(task), text, "" if sure is None else f"{100 * float(sure[..., y, x].mean()):.0f} %"])
+        share = "" if sure is None else f" ({100 * float(sure[..., y, x].mean()):.0f} % sure)"
+        rows.append([title(task), text + share])
     return rows
 
 

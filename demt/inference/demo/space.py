@@ -33,7 +33,7 @@ _README = """---
 # Dense prediction
 
 Segmentation, depth, normals and more of a photograph, from one network: {names}, run by demt {version}.
-Photographs stay on this server, for an hour.
+Photographs stay on this server, for about an hour.
 """
 
 
