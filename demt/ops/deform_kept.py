@@ -45,13 +45,13 @@ class KeptDeformMix(torch.autograd.Function):
         samples = torch.cat([_by_channel(each, grid, size) for each, grid in zip(sampled, grids)])
         for grid in grids:  # as the backward pass wants them
             grid += NUDGE * torch.finfo(grid.dtype).eps
-        ctx.save_for_backward(maps, samples, hidden, generator, offset_weight, weight, *grids)
+        ctx.save_for_backward(maps, samples, columns, generator, offset_weight, weight, *grids)
         return linear(weight, samples.mT).add_(bias[:, None]).view(-1, *size).transpose(0, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        maps, samples, hidden, generator, offset_weight, weight, *grids = ctx.saved_tensors
+        maps, samples, columns, generator, offset_weight, weight, *grids = ctx.saved_tensors
         size = maps.shape[1:]
         grad = by_channel(grad).flatten(1)
         grad_weight = linear(grad, samples) if ctx.needs_input_grad[4] else None
@@ -59,7 +59,6 @@ class KeptDeformMix(torch.autograd.Function):
         if not any(ctx.needs_input_grad[:4]):
             return None, None, None, None, grad_weight, grad_bias
         grad_samples = linear(weight.mT, grad.mT).view_as(maps)
-        columns = _columns(hidden, len(generator))
         grad_x, grad_hidden, grad_generator = [], [], []
         for i, grid in enumerate(grids):
             half, grad_half = (_by_group(each.chunk(len(grids))[i], grid) for each in (maps, grad_samples))

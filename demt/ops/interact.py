@@ -62,8 +62,8 @@ def interact_and_query(
     stacked = stack_tasks(maps)
     fused = per_pixel(stacked, *interaction)
     return [
-        per_pixel(pixel_attention(x, fused, *layers, heads), norm, residual=x)
-        for x, (*layers, norm) in zip(stacked.unbind(1), queries)
+        per_pixel(pixel_attention(x, fused, q.query, q.key, q.value, q.out, heads), q.norm, residual=x)
+        for x, q in zip(stacked.unbind(1), queries)
     ]
 
 

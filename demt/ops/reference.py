@@ -92,13 +92,13 @@ def attention_reference(
 
 
 def interact_and_query_reference(
-    maps: Sequence[Tensor], interaction: Sequence[Any], queries: Sequence[Sequence[Any]], heads: int
+    maps: Sequence[Tensor], interaction: Sequence[Any], queries: Sequence[Any], heads: int
 ) -> list[Tensor]:
     """F = the interaction's layers on all maps; x + norm(attention of x to F) for each; see `demt.ops.interact`."""
     fused = torch.stack([per_pixel_reference(x, *interaction) for x in maps], dim=1)
     return [
-        per_pixel_reference(attention_reference(x, fused, *layers, heads, "pixelwise"), norm, residual=x)
-        for x, (*layers, norm) in zip(maps, queries)
+        per_pixel_reference(attention_reference(x, fused, q, k, v, out, heads, "pixelwise"), norm, residual=x)
+        for x, (q, k, v, out, norm) in zip(maps, queries)
     ]
 
 
