@@ -4,7 +4,8 @@ from importlib.util import find_spec
 
 import lazy_loader
 
-__version__ = "0.1.0.dev0"
+#: The version of this package.
+__version__ = "0.1.0"
 
 # torch and timm take seconds to import: the names of __init__.pyi are loaded when they are first used.
 __getattr__, _list, _names = lazy_loader.attach_stub(__name__, __file__)

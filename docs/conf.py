@@ -24,6 +24,7 @@ extensions = [
     "sphinx_design",
     "browser",
     "commands",
+    "constants",
     "equations",
     "names",
     "reading_order",

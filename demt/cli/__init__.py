@@ -12,6 +12,7 @@ from demt.cli.browser import browser
 from demt.cli.common import console
 from demt.cli.convert import convert
 from demt.cli.data import data
+from demt.cli.demo import demo
 from demt.cli.explain import explain
 from demt.cli.export import export
 from demt.cli.fetch import fetch
@@ -44,6 +45,7 @@ def main(
 
 app.command()(predict)
 app.command()(explain)
+app.command()(demo)
 app.command("pseudo-label")(pseudo_label)
 app.command()(convert)
 app.command()(export)

@@ -22,7 +22,7 @@ def benchmark(
         list[str] | None, typer.Option(metavar="HxW", help="Image size, e.g. 512x1024; may be repeated.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda …; auto is a GPU where there is one.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda …; auto is a GPU if there is one.")] = "auto",
     dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16 or float16; may be repeated.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="How long to repeat each run.")] = 5.0,
@@ -39,7 +39,7 @@ def benchmark(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Time and memory of a model on this machine, with random weights: one line a way of running it."""
+    """Measure time and memory of a model on this machine, with random weights: one line for each way to run it."""
     if all_formats:
         with friendly_errors():
             if way or dtype or batch_size != 1 or device not in ("auto", "cpu"):

@@ -135,6 +135,11 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     return type(module) in kinds and not wraps and not is_hooked(module)
 
 
+def can_be_taken_apart(block: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """`is_plain` of a block whose layers are to be used in place of the block; hooks on all modules count too."""
+    return is_plain(block, *kinds) and not all_modules_are_hooked()
+
+
 def by_rows(
     function: Callable[..., Sequence[Tensor]],
     maps: Sequence[Tensor],

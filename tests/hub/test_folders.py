@@ -211,7 +211,9 @@ def test_what_is_written_can_be_loaded(tmp_path):
     def saved(change):
         model = demt.create_model("demt_nano", tasks={"depth": 1})
         change(model)
-        with pytest.raises(ValueError, match="Nothing was written, as it could not be loaded again") as error:
+        with pytest.raises(
+            ValueError, match="Nothing was written, because the model could not be loaded again"
+        ) as error:
             model.save_pretrained(tmp_path / "model")
         assert not (tmp_path / "model").exists()
         return str(error.value)
@@ -242,6 +244,8 @@ def test_shared_weights_are_written_twice(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.complex64])
 def test_weights_of_dtypes_that_are_no_values(folder, dtype):
+    if dtype not in safetensors.torch._SIZE:
+        pytest.skip("safetensors is too old to write such a file")
     edit_weights(folder, lambda s: s.update({"head.neck.norm.bias": s["head.neck.norm.bias"].to(dtype)}))
     with pytest.raises(ValueError, match=rf"'head.neck.norm.bias' has dtype {dtype}, expected one of"):
         demt.create_model(f"local-dir:{folder}")
