@@ -50,7 +50,7 @@ def test_pixels_are_counted_before_they_are_decoded(tmp_path):
 
 
 def test_arrays_promise_no_more_than_they_hold(tmp_path):
-    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }".ljust(117) + b"\n"
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10000, 10000), }".ljust(117) + b"\n"
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
     with pytest.raises(DataError, match=r"a\.npy.*cut off"):
         read_array(tmp_path / "a.npy")
