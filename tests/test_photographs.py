@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from examples.photographs.label import HED, crops, cut
+from examples.photographs.label import HED, crops, cut, exact_crops
 
 
 def picture(width, height):
@@ -21,6 +21,18 @@ def test_crops_are_settled_by_the_name_and_have_many_scales():
     assert [max(crop.size) for crop in first] == [384, 512] * 5
     assert [crop.width > crop.height for crop in first] == [True, True, False] * 3 + [True]
     assert all(min(crop.size) == pytest.approx(0.75 * max(crop.size), abs=1) for crop in first)
+
+
+def test_exact_crops_have_one_size_and_lie_in_the_picture():
+    large = picture(1200, 900)
+    first, again = (list(exact_crops(large, 8, "a")) for _ in range(2))
+    assert [crop.tobytes() for crop in first] == [crop.tobytes() for crop in again]
+    assert {crop.size for crop in first} == {(384, 288)}
+    # The red channel counts columns: a crop's width in the picture is what it spans, here without the wrapping at 256.
+    spans = [np.unwrap(np.array(crop)[0, :, 0].astype(float), period=256) for crop in first]
+    widths = [(span[-1] - span[0]) / 383 * 384 for span in spans]
+    assert widths[0] == pytest.approx(1200, abs=40)
+    assert all(0.33 * 1200 <= width <= 1240 for width in widths)
 
 
 def test_small_pictures_are_not_enlarged_and_have_few_crops():
