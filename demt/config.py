@@ -1,4 +1,4 @@
-"""What a model is made of, as plain values: the content of config.json."""
+"""The configuration of a model as plain values: the content of config.json."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "initial_offsets": get_args(InitialOffsets),
 }
 _OPTIONAL = ("neck", "offset_groups", "head_width")
-# No published model has a number above 1536 in it; a file from elsewhere may, to exhaust time or memory.
+# No published model has a number above 1536; a hostile file may have one, to exhaust time or memory.
 _LARGEST = 8192
 # Constructors of some backbones (TinyViT, EfficientViT, MaxViT) loop over all pairs of pixels of a window.
 _LARGEST_SIZES = {"window": 32, "img_size": 4096}
@@ -70,7 +70,7 @@ class ModelConfig:
     Args:
         family: ``"demt"``, ``"demtg"``, ``"degmix"`` or ``"multitask_baseline"`` (neck and heads only).
         backbone: timm model name.
-        tasks: Ordered tasks; see `resolve_tasks` for what may stand here.
+        tasks: Ordered tasks; see `resolve_tasks` for what is accepted.
         in_chans: Image channels.
         backbone_kwargs: Further arguments of the timm model.
         neck: ``"linear"``, ``"patch"`` or ``"taps"`` (`LinearNeck`, `PatchNeck`, `TapNeck`), or from other papers
@@ -83,7 +83,7 @@ class ModelConfig:
         query: Attention of the `TaskQueryBlock`.
         window: Side in pixels of the windows of ``"window"`` attention. Where both blocks have it, those of the
             `TaskQueryBlock` are shifted by half of it.
-        points: Points a head of ``"deformable"`` attention, in the map of each task.
+        points: Points per head of ``"deformable"`` attention, in the map of each task.
         pre_norm: Whether query blocks normalise their inputs, as in DeGMix.
         gating: Whether a `GatingAttention`, shared by all tasks, follows the query blocks.
         offset_groups: Offset groups of the deformable operator; one per channel by default.
@@ -91,7 +91,7 @@ class ModelConfig:
         head_width: Hidden channels of the task heads; by default an eighth of the backbone's channels in sum.
 
     Raises:
-        ValueError: naming the field, what was expected and what came.
+        ValueError: naming the field, what was expected and what was given.
     """
 
     family: Family
@@ -179,10 +179,10 @@ class PretrainedCfg:
         tag: The part of the model's name after the dot.
         input_size: Channels, height and width the model was trained at.
         max_size: Longest side, in pixels, of images in evaluation and prediction: larger ones are shrunk to it, and
-            what the network gives is brought back. None: images have their own size. By default (0, or left out of a
+            predictions are resized back. None: images have their own size. By default (0, or left out of a
             config.json) the longer side of `input_size`.
         mean, std: Of image channels in [0, 1].
-        trained_on: What the weights learnt from, in words, for people who look at predictions; None: not stated.
+        trained_on: What the weights were trained on, in words, shown with predictions; None if not stated.
         file: The weights: a safetensors file on this machine.
         hf_hub_id: The Hub repository ``"org/name"`` that holds config.json and model.safetensors.
         revision: Commit (40 hexadecimal digits), tag or branch of that repository; its default branch if None.
@@ -218,7 +218,7 @@ class PretrainedCfg:
             for value in getattr(self, name):
                 check_number(f"each value of `{name}`", value, least, 1e4)
         if len(self.mean) != len(self.std):
-            raise ValueError(f"Expected `mean` and `std` of one length, got {self.mean!r} and {self.std!r}")
+            raise ValueError(f"Expected `mean` and `std` of the same length, got {self.mean!r} and {self.std!r}")
         for name in ("trained_on", "file", "hf_hub_id", "revision", "sha256"):
             if not isinstance(value := getattr(self, name), (str, NoneType)):
                 raise ValueError(f"Expected `{name}` to be a string or None, got {shown(value)}")

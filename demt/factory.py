@@ -1,4 +1,4 @@
-"""From a name to a network: `resolve` finds out what a name stands for, `create_model` builds it and loads its weights.
+"""From a name to a model: `resolve` finds out what a name stands for, `create_model` builds it and loads its weights.
 
 A name is a built-in model's, a family's, a registered function's, a folder's or a Hub repository's.
 """
@@ -54,7 +54,7 @@ class Resolved:
         config: What to build.
         pretrained_cfg: How images are prepared.
         weights: What `pretrained=True` loads; None if there are none.
-        is_saved: Whether the name is that of a folder or repository, whose weights are loaded in any case.
+        is_saved: Whether the name is that of a folder or repository, whose weights are always loaded.
     """
 
     name: str
@@ -82,7 +82,7 @@ def create_model(
             (``"demt"``, ``"demtg"``, ``"degmix"``, ``"multitask_baseline"``) together with `backbone` and `tasks`; a
             folder that `save_pretrained` wrote, ``"local-dir:PATH"`` or its path alone; or
             ``"hf-hub:org/name@revision"``, a repository of the Hugging Face Hub (``@revision`` may be left out). The
-            weights of folders and repositories are loaded in any case.
+            weights of folders and repositories are always loaded.
         pretrained: Load the weights of that name: from the file or the Hub repository that its `pretrained_cfg` says.
         pretrained_cfg, pretrained_cfg_overlay: Replace, or change entries of, the preprocessing and weights' location.
         checkpoint_path: Weights for this model: a safetensors file, a state dict of `torch.save`, a checkpoint of
@@ -138,7 +138,7 @@ def create_model(
     if not (pretrained or checkpoint_path is not None or found.is_saved):
         return MultiTaskModel(
             found.config.replace(**kwargs),
-            # Random weights learnt from nothing.
+            # Random weights were trained on nothing.
             pretrained_cfg=dataclasses.replace(found.pretrained_cfg, trained_on=None),
             pretrained_backbone=pretrained_backbone,
             cache_dir=cache_dir if pretrained_backbone is True else None,
@@ -146,7 +146,7 @@ def create_model(
     if not isinstance(pretrained_backbone, bool):
         raise ValueError(
             f"`pretrained_backbone` {str(pretrained_backbone)!r} cannot be loaded beside the weights of the whole "
-            f"model {model_name!r}; drop one of the two (a folder's and a repository's are loaded in any case)"
+            f"model {model_name!r}; drop one of the two (those of a folder or repository are always loaded)"
         )
     trained, state, source = _read(found, cache_dir)
     config = found.config
@@ -170,10 +170,10 @@ def resolve(
     backbone: str | None = None,
     tasks: Any = None,
 ) -> Resolved:
-    """What a name stands for, and where its weights are. Downloads the config.json of ``"hf-hub:"`` names alone.
+    """What a name stands for, and where its weights are. Downloads only the config.json of ``"hf-hub:"`` names.
 
     Args:
-        name: As for `create_model`, but for registered functions.
+        name: As for `create_model`, except registered functions.
         pretrained_cfg, pretrained_cfg_overlay, checkpoint_path, cache_dir: As for `create_model`.
         backbone, tasks: Complete a family's name.
 
@@ -189,7 +189,7 @@ def resolve(
     if is_saved:
         given = {"pretrained_cfg": pretrained_cfg, "checkpoint_path": checkpoint_path}
         if taken := [argument for argument, value in given.items() if value is not None]:
-            raise ValueError(f"{name!r} brings its weights and preprocessing: {taken} cannot go with it")
+            raise ValueError(f"{name!r} comes with its weights and preprocessing: {taken} cannot be given with it")
         config, cfg, weights = _saved(name, cache_dir)
     elif name in FAMILIES:
         config, cfg = _family(name, backbone, tasks), PretrainedCfg(input_size=SIZES["pascal"])

@@ -91,7 +91,7 @@ def check_shapes(task: Task, logits: Tensor, target: Tensor) -> None:
     """Check what needs no value of a tensor: ranks, channels, batch sizes, dtypes.
 
     Raises:
-        ValueError: naming the task, what was expected and what came.
+        ValueError: naming the task, what was expected and what was given.
     """
     if not isinstance(logits, Tensor) or not isinstance(target, Tensor):
         raise ValueError(
@@ -146,7 +146,7 @@ def length_error(target: Tensor, labelled: Tensor) -> Tensor:
 
 
 def check_length(where: str, off: float, ignore_index: int) -> None:
-    """Raise `ValueError` for what `length_error` found in labels that are no unit vectors."""
+    """Raise `ValueError` for what `length_error` found in labels that are not unit vectors."""
     if not off <= _LENGTH:
         raise ValueError(
             f"{where}: a normal's length is {off:.2g} away from 1; expected unit vectors, or {ignore_index} or zeros "
@@ -164,7 +164,7 @@ def check_summary(task: Task, summary: list[float]) -> None:
     """Judge what `value_summary` found.
 
     Raises:
-        ValueError: for a label out of range, a class id that is no whole number, a normal that is far from a unit
+        ValueError: for a label out of range, a class id that is not a whole number, a normal that is far from a unit
             vector, or logits that are not finite.
     """
     low, high, whole, finite, off = summary

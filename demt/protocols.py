@@ -1,7 +1,7 @@
-"""What published numbers rest on: evaluation protocols by name, sizes of images, their mean and deviation.
+"""What published numbers depend on: evaluation protocols by name, sizes of images, their mean and deviation.
 
-The same predictions score differently under two protocols: compare numbers only within one. `docs/protocols.md` tells
-what differs and by how much that matters.
+The same predictions score differently under two protocols: compare numbers only within one. `docs/protocols.md`
+explains what differs and why it matters.
 """
 
 from __future__ import annotations

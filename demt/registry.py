@@ -1,4 +1,4 @@
-"""Names of models: the built-in ones of `demt.models.variants`, and functions of users. Apart from timm's registry."""
+"""Names of models: the built-in ones of `demt.models.variants`, and users' functions. Separate from timm's registry."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def list_models(
     """Names of models in alphabetical order; with tags if `pretrained`, and then only those with weights.
 
     Args:
-        filter: Shell-style patterns, e.g. ``"degmix_*"``; a name that fits any of them is listed.
+        filter: Shell-style patterns, e.g. ``"degmix_*"``; a name that matches any of them is listed.
         pretrained: List ``arch.tag`` names that have weights.
         exclude_filters: Patterns of names to leave out.
 

@@ -21,8 +21,8 @@ TITLES = {
     "depth": "Depth",
     "edge": "Boundaries",
 }
-# Seven points of a dark-to-bright colour map that stays ordered in grey and for colour-blind readers.
-_RAMP = np.array(
+#: Seven points of a dark-to-bright colour map that stays ordered in grey and for colour-blind readers.
+RAMP = np.array(
     [(0, 0, 4), (51, 16, 104), (114, 31, 129), (183, 55, 121), (241, 96, 93), (254, 175, 119), (252, 253, 191)], float
 )
 Legend = list[tuple[tuple[int, int, int] | None, str]]
@@ -52,8 +52,8 @@ def task_picture(task: Task, prediction: NDArray[Any], *, limits: tuple[float, f
 
 
 def _ramp(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    position = (values - low) / (high - low if high > low else 1.0) * (len(_RAMP) - 1)
-    colours = [np.interp(position, np.arange(len(_RAMP)), _RAMP[:, c]) for c in range(3)]
+    position = (values - low) / (high - low if high > low else 1.0) * (len(RAMP) - 1)
+    colours = [np.interp(position, np.arange(len(RAMP)), RAMP[:, c]) for c in range(3)]
     return np.rint(np.stack(colours, -1)).astype(np.uint8)
 
 
@@ -185,7 +185,7 @@ def legend(task: Task, values: NDArray[Any]) -> Legend:
 
 
 def _swatch(index: int) -> tuple[int, int, int]:
-    red, green, blue = _RAMP[index].astype(int).tolist()
+    red, green, blue = RAMP[index].astype(int).tolist()
     return red, green, blue
 
 

@@ -22,6 +22,7 @@ extensions = [
     "myst_nb",
     "sphinx_copybutton",
     "sphinx_design",
+    "browser",
     "commands",
     "constants",
     "equations",

@@ -102,7 +102,7 @@ def test_fields_of_a_task(field, wrong, message):
         ("mean", 0.5, "`mean` to be a list of numbers"),
         ("mean", [HUGE] * 3, "each value of `mean` to be a number from -10000 to 10000"),
         ("mean", [float("nan")] * 3, "each value of `mean` .*got nan"),
-        ("mean", [0.5] * 2, "`mean` and `std` of one length"),
+        ("mean", [0.5] * 2, "`mean` and `std` of the same length"),
         ("std", [1e-320] * 3, "each value of `std` to be a number from 1e-05 to 10000, got 1e-320"),
         ("std", ["1"] * 3, "each value of `std` to be a number .*got '1'"),
         ("std", [0, 1, 1], "each value of `std`"),

@@ -128,5 +128,5 @@ def test_true_maps_and_predictions(tmp_path):
 def test_pictures_of_model_cards(tmp_path):
     model = demt.create_model("demt_nano", tasks={"depth": 1})
     postscript(tmp_path / "panel.jpg")
-    with pytest.raises(ValueError, match=r"panel\.jpg.*none of PNG"):
+    with pytest.raises(ValueError, match=r"panel\.jpg.*not one of PNG"):
         model.save_pretrained(tmp_path / "model", card=demt.ModelCard(picture=tmp_path / "panel.jpg"))

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -77,6 +78,35 @@ def test_links_of_the_site_lead_somewhere(site):
     pages = {page.resolve(): Links(page) for page in site.rglob("*.html")}
     assert len(pages) > 40
     assert not list(broken(pages))
+
+
+def test_the_page_for_browsers_is_linked_where_it_is(site, tmp_path):
+    """Found by a build with a stand-in for the page: a build of that one page alone."""
+    assert "browser/index.html" not in Links(site / "browser.html").links
+    extra = tmp_path / "extra/browser"
+    extra.mkdir(parents=True)
+    (extra / "index.html").write_text("the page")
+    source = tmp_path / "docs"
+    source.mkdir()
+    shutil.copy(DOCS / "browser.md", source)
+    shutil.copy(DOCS / "browser.png", source)
+    (source / "index.md").write_text("# Start\n\n```{toctree}\nbrowser\n```\n")
+    (source / "conf.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(DOCS / '_ext')!r})\nextensions = ['myst_parser', 'browser']\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-D",
+        "html_extra_path=../extra",
+        str(source),
+        str(tmp_path / "site"),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert "browser/index.html" in Links(tmp_path / "site/browser.html").links
+    assert (tmp_path / "site/browser/index.html").read_text() == "the page"
 
 
 def test_broken_links_are_found(tmp_path):
@@ -154,7 +184,11 @@ def test_the_site_is_published_as_the_pages_say():
     run, links = ([s["run"] for s in workflow["jobs"][job]["steps"] if "run" in s] for job in ("build", "links"))
     readme = (DOCS / "README.md").read_text(encoding="utf-8")
     assert "pip install -e '.[docs]' && sphinx-build docs site" in readme
-    assert run == ["pip install -e '.[docs]'", "sphinx-build -W --keep-going -D nb_execution_mode=force docs site"]
+    assert run == [
+        "pip install -e '.[docs]'",
+        "demt browser demt_lite.photos build/extra/browser",
+        "sphinx-build -W --keep-going -D nb_execution_mode=force -D html_extra_path=../build/extra docs site",
+    ]
     assert links == ["pip install -e '.[docs]'", "sphinx-build -b linkcheck -D zoo_costs=0 docs links"]
 
 

@@ -80,5 +80,5 @@ def test_reserved_names_are_those_of_module_dicts():
     public = {name for name in dir(torch.nn.ModuleDict()) if not name.startswith("_")}
     assert public <= RESERVED
     for name in ("items", "training", "_modules", "__class__"):
-        with pytest.raises(ValueError, match=r"is taken in torch\.nn\.ModuleDict"):
+        with pytest.raises(ValueError, match=r"which torch\.nn\.ModuleDict uses"):
             Task(name=name, channels=1)

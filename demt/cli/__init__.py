@@ -8,9 +8,11 @@ import typer
 
 from demt.cli.benchmark import benchmark
 from demt.cli.boundary import eval_boundary
+from demt.cli.browser import browser
 from demt.cli.common import console
 from demt.cli.convert import convert
 from demt.cli.data import data
+from demt.cli.demo import demo
 from demt.cli.explain import explain
 from demt.cli.export import export
 from demt.cli.fetch import fetch
@@ -43,9 +45,11 @@ def main(
 
 app.command()(predict)
 app.command()(explain)
+app.command()(demo)
 app.command("pseudo-label")(pseudo_label)
 app.command()(convert)
 app.command()(export)
+app.command()(browser)
 app.add_typer(data, name="data")
 app.command("eval-boundary")(eval_boundary)
 app.command()(benchmark)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from demt.cli.common import console, device_of, friendly_errors, parse_size
+from demt.cli.benchmark_formats import print_formats
+from demt.cli.common import AsJson, console, device_of, friendly_errors, parse_size
 
 
 def benchmark(
@@ -20,13 +22,36 @@ def benchmark(
         list[str] | None, typer.Option(metavar="HxW", help="Image size, e.g. 512x1024; may be repeated.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda …; auto is a GPU where there is one.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda …; auto is a GPU if there is one.")] = "auto",
     dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16 or float16; may be repeated.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="How long to repeat each run.")] = 5.0,
+    all_formats: Annotated[
+        bool,
+        typer.Option("--all-formats", help="Torch, bf16, compiled, ONNX, int8, OpenVINO: time, size and agreement."),
+    ] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="With --all-formats: folder of at least 8 pictures, for int8 and agreement.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="With --all-formats: how often each form runs.")] = 7,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="With --all-formats: of a named model that has no weights.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Time and memory of a model on this machine, with random weights: one line a way of running it."""
+    """Measure time and memory of a model on this machine, with random weights: one line for each way to run it."""
+    if all_formats:
+        with friendly_errors():
+            if way or dtype or batch_size != 1 or device not in ("auto", "cpu"):
+                raise ValueError("With --all-formats, drop --way, --dtype, --batch-size and --device: it runs them all")
+            if size and len(size) > 1:
+                raise ValueError(f"Expected one --size with --all-formats, got {len(size)}")
+            sides = parse_size("--size", size[0]) if size else None
+        print_formats(name, sides, threads or 1, calibrate, rounds, random_weights, as_json)
+        return
     with friendly_errors():
+        if calibrate is not None or random_weights or as_json:
+            raise ValueError("Use --calibrate, --random-weights and --json with --all-formats")
         import torch
         from rich.markup import escape
         from rich.table import Table

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from demt.cli.common import console, cores, errors, friendly_errors
+from demt.cli.common import console, errors, friendly_errors
 from demt.files import write_whole
+from demt.inference.processes import cores
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -78,14 +79,12 @@ def eval_boundary(
         typer.Option(help="bsds (.01 to .99), seism (.001, .01 to .99, .999), or a number N for k/(N+1), k = 1 to N."),
     ] = None,
     interpolate: Annotated[bool, typer.Option(help="Take ODS also between thresholds, as BSDS does.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write scores, settings and the curve to this JSON file.")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Leave out true maps that have no prediction.")] = False,
-    backend: Annotated[
-        BackendChoice, typer.Option(help="auto takes numba where it is installed.")
-    ] = BackendChoice.auto,
+    backend: Annotated[BackendChoice, typer.Option(help="auto uses numba if it is installed.")] = BackendChoice.auto,
 ) -> None:
-    """Score saved boundary predictions: ODS, OIS, AP. Numbers of different settings do not compare."""
+    """Score saved boundary predictions: ODS, OIS, AP. Numbers from different settings cannot be compared."""
     with friendly_errors():
         if (dataset is None) == (max_distance is None):
             raise ValueError("Give the tolerance: either --dataset nyud|pascal or --max-distance FRACTION")
@@ -203,7 +202,7 @@ def _check_out(out: Path) -> None:
     except (ValueError, TypeError, OSError, RecursionError):
         ours = False
     if not ours:
-        raise FileExistsError(f"--out {str(out)!r} exists and is no report of this command; choose another file")
+        raise FileExistsError(f"--out {str(out)!r} exists and is not a report of this command; choose another file")
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -30,16 +30,14 @@ RandomWeights: TypeAlias = Annotated[
 MaxSize: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Longest side the network runs at; by default as in training.")
 ]
-Device: TypeAlias = Annotated[
-    str, typer.Option(help="Where to run: cpu, cuda, mps …; auto is a GPU where there is one.")
-]
+Device: TypeAlias = Annotated[str, typer.Option(help="Where to run: cpu, cuda, mps …; auto is a GPU if there is one.")]
 console = Console()
 errors = Console(stderr=True)
 
 
 @contextmanager
 def friendly_errors() -> Iterator[None]:
-    """Print errors of input, files, packages and memory as one line; errors of the program keep their stack trace."""
+    """Print errors in input, files, packages and memory as one line; bugs keep their stack trace."""
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
@@ -54,7 +52,7 @@ def friendly_errors() -> Iterator[None]:
 
 
 def print_json(document: Any) -> None:
-    """The one JSON document of a command that was given ``--json``; what JSON has no numbers for is null."""
+    """The JSON document of a command with ``--json``; NaN and infinity become null."""
     print(json.dumps(_finite(document), allow_nan=False))
 
 
@@ -101,13 +99,8 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def device_of(name: str | None) -> torch.device:
-    """The device that ``--device`` names; for ``auto`` or None the GPU where there is one, else the CPU.
+    """The device that ``--device`` names; for ``auto`` or None the GPU if there is one, else the CPU.
 
     Processes that a launcher started on one machine take its GPUs in turn.
 

@@ -24,7 +24,7 @@ def convert(
         converted = convert_names(read_weights(source))
         network = build(converted, quiet=True)
         if not isinstance(network, MultiTaskModel):
-            raise ValueError(f"{str(source)!r} holds a head without backbone; load it with demt.load_released")
+            raise ValueError(f"{str(source)!r} holds a head without a backbone; load it with demt.load_released")
         network.save_pretrained(folder)
         config = network.config
         tasks = ", ".join(f"{name} ({task.channels})" for name, task in network.tasks.items())

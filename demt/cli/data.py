@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from demt.cli.common import console, cores, errors, friendly_errors
+from demt.cli.common import console, errors, friendly_errors
+from demt.cli.hub_data import Columns, HubSubset, Place, Revision
+from demt.inference.processes import cores
 
 if TYPE_CHECKING:
     from demt.data.doctor.report import Report
@@ -23,39 +25,48 @@ data = typer.Typer(no_args_is_help=True, help="Check, convert, fetch and unpack 
 
 @data.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="Folder of the data set; it is only read.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="Folder of the data set, which is only read; Parquet files; with --dataset hub, ORG/NAME."),
+    ],
     tasks: Annotated[
         str | None,
-        typer.Option(help="Tasks to check, such as semseg,depth; of own data with their classes: semseg=5,depth."),
+        typer.Option(help="Tasks to check, such as semseg,depth; for own data with their classes: semseg=5,depth."),
     ] = None,
     sample: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Open only N samples of each split, evenly spread.")
     ] = None,
     subset: Annotated[
-        bool, typer.Option("--subset", help="A part of a published data set, on purpose: do not count samples.")
+        bool, typer.Option("--subset", help="The folder is only part of a published data set: do not count samples.")
     ] = False,
     sheet: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture of some samples with all their labels.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes; by default one a core.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="nyud, pascal or cityscapes; by default found.")] = None,
-    layout: Annotated[str, typer.Option(help="Layout of a published data set; by default found.")] = "auto",
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given again.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes; by default one per core.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="nyud, pascal, cityscapes or hub; by default detected.")] = None,
+    layout: Annotated[str, typer.Option(help="Layout of a published data set; by default detected.")] = "auto",
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this split; may be repeated. of Parquet also 'train[:90%]'.")
+    ] = None,
     encodings: Annotated[
-        str | None, typer.Option(help="Of own data: what pictures mean, such as depth=millimetres,edge=grey.")
+        str | None, typer.Option(help="For own data: what pictures mean, such as depth=millimetres,edge=grey.")
     ] = None,
     in_chans: Annotated[
-        int | None, typer.Option(min=1, help="Of own data: channels of the images; by default 3, and those of arrays.")
+        int | None,
+        typer.Option(min=1, help="For own data: channels of the images; by default 3, and those of arrays."),
     ] = None,
-    index: Annotated[str | None, typer.Option(help="Of own data: an index, .csv or .jsonl.")] = None,
-    ids: Annotated[str | None, typer.Option(help="Of own data: a list of samples, one a line.")] = None,
-    images: Annotated[str, typer.Option(help="Of own data: the folder of the images.")] = "images",
+    index: Annotated[str | None, typer.Option(help="For own data: an index, .csv or .jsonl.")] = None,
+    ids: Annotated[str | None, typer.Option(help="For own data: a list of samples, one per line.")] = None,
+    images: Annotated[str, typer.Option(help="For own data: the folder of the images.")] = "images",
+    columns: Columns = None,
+    hub_subset: HubSubset = None,
+    revision: Revision = None,
 ) -> None:
-    """Is a data set whole, and are its files what their places say? Exits with 1 if not."""
+    """Check that a data set is complete and that its files hold what they should. Exits with 1 if not."""
     with friendly_errors():
         from demt.cli.report import show_report
-        from demt.data.doctor.check import check_folder, check_published
+        from demt.data.doctor.check import check_folder, check_hub, check_published
 
         if sheet is not None and (not sheet.absolute().parent.is_dir() or sheet.suffix.lower() != ".png"):
             raise ValueError(f"Expected --sheet as a .png file in a folder that exists, got {str(sheet)!r}")
@@ -64,10 +75,18 @@ def check(
             "workers": cores() if workers is None else workers,
             "show": lambda findings, count: _track(findings, "Samples", count),
         }
-        own = _own_data(
-            path, tasks, encodings, index, ids, images, in_chans, published=dataset is not None or layout != "auto"
-        )
-        if own is not None:
+        place = Place.of(str(path), dataset or "", columns, hub_subset, revision)
+        own = None
+        if place is None:
+            own = _own_data(
+                path, tasks, encodings, index, ids, images, in_chans, published=dataset is not None or layout != "auto"
+            )
+        if place is not None:
+            place.refuse(index=index, ids=ids, layout=None if layout == "auto" else layout)
+            if tasks is None:
+                raise ValueError(f"Say which tasks the columns hold: --tasks semseg=5,depth; {place.hint()}")
+            report = check_hub(place.open(tasks, split, encodings, in_chans), **how)
+        elif own is not None:
             report = check_folder(own, **how)
         else:
             names = None if tasks is None else tasks.split(",")
@@ -89,10 +108,10 @@ def convert(
     target: Annotated[Path, typer.Argument(help="Folder to make.")],
     layout: Annotated[str, typer.Option(help="Layout to write, such as atrc, vandenhende, astmt, libmtl.")],
     tasks: Annotated[str | None, typer.Option(help="Tasks to convert, such as semseg,depth; by default all.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="nyud, pascal or cityscapes; by default found.")] = None,
-    source: Annotated[str, typer.Option(help="Layout of the folder; by default found.")] = "auto",
+    dataset: Annotated[str | None, typer.Option(help="nyud, pascal or cityscapes; by default detected.")] = None,
+    source: Annotated[str, typer.Option(help="Layout of the folder; by default detected.")] = "auto",
 ) -> None:
-    """Write a published data set in another of its layouts, and say what that lost."""
+    """Write a published data set in another of its layouts, and report what was lost."""
     with friendly_errors():
         from demt.cli.report import show_changes
         from demt.data.doctor.convert import convert as write
@@ -116,9 +135,11 @@ def unpack(
     target: Annotated[Path, typer.Argument(help="Folder to make.")],
     max_gib: Annotated[float, typer.Option(min=0, help="Refuse archives that unpack to more.")] = 500,
     max_files: Annotated[int, typer.Option(min=1, help="Refuse archives of more files.")] = 1_000_000,
-    max_ratio: Annotated[float, typer.Option(min=1, help="Refuse archives that grow more than so many times.")] = 200,
+    max_ratio: Annotated[
+        float, typer.Option(min=1, help="Refuse archives that unpack to more than this many times their size.")
+    ] = 200,
 ) -> None:
-    """Unpack an archive into a new folder and nowhere else; all of it, or nothing."""
+    """Unpack an archive into a new folder, completely or not at all, and write nowhere else."""
     with friendly_errors():
         from demt.data.doctor.archive import Limits
         from demt.data.doctor.archive import unpack as write
@@ -137,7 +158,7 @@ def fetch(
     dataset: Annotated[str, typer.Argument(help="nyud or pascal.")],
     target: Annotated[Path, typer.Argument(help="Folder to make.")],
     link: Annotated[
-        str | None, typer.Option(help="Which archive: atrc (the default), invpt, mti_net; of nyud also astmt.")
+        str | None, typer.Option(help="Which archive: atrc (the default), invpt, mti_net; for nyud also astmt.")
     ] = None,
     links: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON with other links: docs/data.md shows one.")
@@ -149,19 +170,19 @@ def fetch(
         Path | None, typer.Option(help="The archive, if you downloaded it in a browser: nothing is downloaded.")
     ] = None,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="Where it is downloaded to, in place of demt/archives beside Hugging Face's.")
+        Path | None, typer.Option(help="Where to download it, instead of demt/archives beside Hugging Face's caches.")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the archive there when it is unpacked.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Download it anew, whatever is there.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the archive after unpacking.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Download it again, even if it is there.")] = False,
     sample: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Check only N samples of each split, evenly spread.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes of the check; by default one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes of the check; by default one per core.")] = None,
 ) -> None:
-    """Download NYUD-v2 or PASCAL-Context from where its authors put it, unpack it, and check it as `demt data check`.
+    """Download NYUD-v2 or PASCAL-Context from its authors, unpack it, and check it like `demt data check`.
 
-    The data is its authors', who state its terms; none of it is hosted here. What an interruption leaves is used by the
-    same command; an archive of another size or checksum than expected is refused as a whole.
+    The data belongs to its authors, who state its terms; we host none of it. After an interruption run the same
+    command again to resume. An archive whose size or checksum is not as expected is refused as a whole.
     """
     with friendly_errors():
         from demt.cli.fetch import progress_bar
@@ -179,7 +200,7 @@ def fetch(
                     archive, target, file=file, cache_dir=cache_dir, keep=keep, force=force, progress=progress
                 )
         except KeyboardInterrupt:
-            errors.print("Interrupted; the same command goes on where this one stopped.")
+            errors.print("Interrupted; run the same command again to resume.")
             raise typer.Exit(130) from None
         errors.print(f"Unpacked to {folder}", soft_wrap=True, highlight=False, markup=False)
         report = check_published(
@@ -219,7 +240,7 @@ def _own_data(
             hint = "".join(f"; {question}" for question in found.questions)
             hint += f"; perhaps: {found.command(path)}; in a recipe: {found.recipe(path)}"
         raise ValueError(
-            f"{str(path)!r} has no layout of a published data set. Of own data, say which tasks there are and what "
+            f"{str(path)!r} has no layout of a published data set. For own data say which tasks there are and what "
             f"their files mean{hint}"
         )
     return MultiTaskFolder(

@@ -18,7 +18,7 @@ def explain(
     pixel: Annotated[
         str | None, typer.Option(metavar="X,Y", help="Column and row of the image, from 0; by default its middle.")
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given again.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")] = Path("explained"),
     random_weights: RandomWeights = False,
     max_size: MaxSize = None,
@@ -39,7 +39,7 @@ def explain(
         where, values = device_of(device), read_image(image)
         network = load_model(model, random_weights).to(where)
         if random_weights:
-            errors.print("[yellow]Random weights: these pictures show what comes out, and mean nothing.[/yellow]")
+            errors.print("[yellow]Random weights: these pictures only show the format, and mean nothing.[/yellow]")
         found = run(network, values, max_size=max_size)
         chosen = place or (values.shape[-1] // 2, values.shape[-2] // 2)
         for file in save_explanation(found, out, chosen, task, image=str(image), model=model):

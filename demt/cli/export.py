@@ -47,6 +47,9 @@ def export(
     bound: Annotated[
         str, typer.Option(help="With --int8: how far tasks may be from float32: 2%, or TASK=2%,TASK=3%.")
     ] = "2%",
+    float16: Annotated[
+        bool, typer.Option("--float16", help="ONNX with weights stored in 16 bits: half the file, products in float32.")
+    ] = False,
     device: Annotated[str, typer.Option(help="Where pt2 and aoti files will run: cpu, cuda …")] = "cpu",
 ) -> None:
     """Write a model as ONNX or as a program of torch, and compare what the file computes with the model."""
@@ -54,7 +57,7 @@ def export(
         _export_int8(model, out, format, int8, calibrate, bound, predictions, size, opset, random_weights)
         return
     from demt.cli.load import load_model
-    from demt.export.write import TOLERANCE
+    from demt.export.write import FLOAT16_TOLERANCE, TOLERANCE
     from demt.export.write import export as write
 
     with friendly_errors(), errors.status("Writing and comparing …"):
@@ -66,6 +69,7 @@ def export(
             predictions=predictions,
             size=None if size is None else parse_size("--size", size),
             opset=opset,
+            float16=float16,
         )
     console.print(f"Written to {written.path}", soft_wrap=True, highlight=False)
     if written.error is None:
@@ -76,7 +80,8 @@ def export(
         )
         return
     console.print(
-        f"Largest difference from the model: {written.error:.1e} standard deviations (at most {TOLERANCE:g})",
+        f"{'Mean' if float16 else 'Largest'} difference from the model: {written.error:.1e} standard deviations "
+        f"(at most {FLOAT16_TOLERANCE if float16 else TOLERANCE:g})",
         soft_wrap=True,
         highlight=False,
     )

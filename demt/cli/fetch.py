@@ -23,13 +23,13 @@ def fetch(
         Path | None, typer.Option(help="The checkpoint, if you downloaded it in a browser: nothing is downloaded.")
     ] = None,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="Where it is kept, in place of demt/released beside Hugging Face's caches.")
+        Path | None, typer.Option(help="Where to keep it, instead of demt/released beside Hugging Face's caches.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Fetch it again although it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch it again even if it is there.")] = False,
 ) -> None:
     """Download a checkpoint from its authors, check and convert it, and keep it for create_model(…, pretrained=True).
 
-    The weights are their authors' and are not redistributed; the authors' repositories state no licence.
+    The weights belong to their authors and are not redistributed; the authors' repositories state no licence.
     """
     with friendly_errors():
         from demt.released.fetch import fetch as fetch_released
@@ -38,7 +38,7 @@ def fetch(
             with progress_bar() as progress:
                 fetched = fetch_released(name, cache_dir, file=file, force=force, progress=progress)
         except KeyboardInterrupt:
-            errors.print("Interrupted; the same command goes on where this one stopped.")
+            errors.print("Interrupted; run the same command again to resume.")
             raise typer.Exit(130) from None
         _report(fetched, cache_dir)
 
@@ -47,7 +47,7 @@ def _report(fetched: Fetched, cache_dir: Path | None) -> None:
     if fetched.mismatch:
         errors.print(
             f"[yellow]Mismatch:[/yellow] the authors label the file {fetched.label!r}, but it has "
-            f"{escape('; '.join(fetched.mismatch))}. It is kept as what it is.",
+            f"{escape('; '.join(fetched.mismatch))}. It is kept under the name of what it contains.",
             soft_wrap=True,
             highlight=False,
         )

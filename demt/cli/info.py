@@ -55,7 +55,7 @@ def _figures(config: ModelConfig, cfg: PretrainedCfg, row: Published | None) -> 
 
     _, height, width = cfg.input_size
     parameters = f"{count_parameters(config) / 1e6:.2f} M"
-    cost = f"{count_multiply_adds(config, (height, width)) / 1e9:.2f} G multiply-adds an image"
+    cost = f"{count_multiply_adds(config, (height, width)) / 1e9:.2f} G multiply-adds per image"
     return {
         "Family": f"{config.family}{_decoder(config)}",
         "Backbone": config.backbone,
@@ -138,7 +138,7 @@ _PREDICTIONS = {
 
 def _weights(name: str, weights: Weights | None) -> dict[str, str]:
     if weights is None:
-        return {"Weights": "none yet; demt.create_model makes random ones"}
+        return {"Weights": "none yet; demt.create_model starts from random ones"}
     if weights.place == "hub":
         where = "on this machine" if weights.here else "downloaded when first used"
         return {"Weights": f"https://huggingface.co/{weights.address.partition('@')[0]}, {where}"}
@@ -176,5 +176,5 @@ def _footnotes(row: Published | None, scores: Mapping[str, float] | None) -> str
     if row and row.note:
         notes.append(row.note)
     if scores:
-        notes.append("Own: on 300 synthetic rooms of 96 x 128 that had no part in training; see docs/weights.md.")
+        notes.append("Own: on 300 synthetic rooms of 96 x 128 not used in training; see docs/weights.md.")
     return "\n".join(notes)

@@ -22,7 +22,7 @@ def list_models(
         str, typer.Argument(help="Part of a name, or a pattern such as 'degmix_*' or '*.pascal'.", show_default=False)
     ] = "",
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Only what has weights, with the published results.")
+        bool, typer.Option("--pretrained", help="Only models with weights, with the published results.")
     ] = False,
     details: Annotated[
         bool, typer.Option("--details", help="With parameters and multiply-adds, which takes some seconds.")

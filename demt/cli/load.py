@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def load_model(name: str, random_weights: bool = False) -> MultiTaskModel:
-    """The model that a user means by `name`, in eval mode.
+    """The model that `name` stands for, in eval mode.
 
     Raises:
         FileNotFoundError, ValueError, OSError: if there is none, or it has no weights.
@@ -27,10 +27,10 @@ def load_model(name: str, random_weights: bool = False) -> MultiTaskModel:
         raise ValueError(f"{name!r} brings its own weights: drop --random-weights")
     if found is None:
         if Path(name).name == WEIGHTS and (folder := Path(name).absolute().parent).joinpath(CONFIG).is_file():
-            raise ValueError(f"{name!r} is a part of a saved model: give its folder, {str(folder)!r}")
+            raise ValueError(f"{name!r} is part of a saved model: give its folder, {str(folder)!r}")
         network = demt.load_released(name)
         if not isinstance(network, demt.MultiTaskModel):
-            raise ValueError(f"{name!r} holds a head without backbone; load it with demt.load_released")
+            raise ValueError(f"{name!r} holds a head without a backbone; load it with demt.load_released")
         return network
     if found.weights is None and not random_weights:
         raise ValueError(f"There are no weights for {name!r} yet; add --random-weights to try it without")

@@ -15,7 +15,6 @@ from demt.cli.common import (
     Model,
     RandomWeights,
     console,
-    cores,
     device_of,
     errors,
     exit_for_failed,
@@ -45,13 +44,13 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("predictions"),
     lists: Annotated[
         list[str] | None,
-        typer.Option("--list", metavar="FILE", help="A file of names, one a line; - reads standard input."),
+        typer.Option("--list", metavar="FILE", help="A file of names, one per line; - reads standard input."),
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks to save, such as semseg,depth; by default all.")] = None,
     save: Annotated[
         str,
         typer.Option(
-            help="What to save: panel, pictures (one a task), arrays (.npz), png16 (normals, and depth in millimetres)."
+            help="What to save: panel, pictures (one per task), arrays (.npz), png16 (normals, depth in millimetres)."
         ),
     ] = "panel,pictures,arrays",
     random_weights: RandomWeights = False,
@@ -67,28 +66,29 @@ def predict(
     precision: Annotated[str, typer.Option(help="fp32, bf16, or fp16 on a GPU.")] = "fp32",
     device: Device = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads that read and write; by default one a core, at most 8.")
+        int | None,
+        typer.Option(min=1, help="Batches at work at once; by default one per core, at most 4, with a GPU 8."),
     ] = None,
     layout: Annotated[
-        str, typer.Option(help="Of videos: beside, the frame and all tasks in one; or tasks, a video each.")
+        str, typer.Option(help="For videos: beside, the frame and all tasks in one; or tasks, a video each.")
     ] = "beside",
     smoothing: Annotated[
-        float, typer.Option(min=0, help="Of videos: seconds over which predictions are averaged.")
+        float, typer.Option(min=0, help="For videos: seconds over which predictions are averaged.")
     ] = 0.0,
-    frames: Annotated[int | None, typer.Option(min=1, help="Of videos and cameras: how many frames to take.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="For videos and cameras: how many frames to take.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict every task of a model on pictures: a picture per task, a panel, and the values in one .npz, per image.
+    """Predict every task of a model on pictures: a picture per task, a panel, and the values in an .npz file.
 
-    The same command again goes on where it was stopped. On several GPUs: torchrun --nproc-per-node 4 -m demt predict …
+    Run the same command again to resume. On several GPUs: torchrun --nproc-per-node 4 -m demt predict …
     """
     with friendly_errors():
         from demt.inference.folder import predict_folder
         from demt.inference.pictures import SHARD, find_pictures, share
-        from demt.inference.processes import this_process, together
+        from demt.inference.processes import cores, this_process, threads_of_torch, together
 
         if not model:
-            raise ValueError("Say which model predicts: --model NAME; demt list shows them")
+            raise ValueError("Choose a model: --model NAME; demt list shows them")
         if not images and not lists:
             raise ValueError("Say what to predict on: image files, folders, patterns, or --list FILE")
         videos = list(filter(is_video, images or []))
@@ -102,13 +102,14 @@ def predict(
         where = device_of(device)
         pictures = find_pictures(images, lists=lists or [], out=out)
         network = load_model(model, random_weights).to(where)
-        note = "Random weights: these pictures show what comes out, and mean nothing." if random_weights else None
+        note = "Random weights: these pictures only show the format, and mean nothing." if random_weights else None
         if note and process[0] == 0:
             errors.print(f"[yellow]{note}[/yellow]")
         films = targets(videos, out, list(network.tasks) if layout == "tasks" else [])
         mine_alone = {
             videos[place]: films[videos[place]] for window in share(len(videos), process, 1) for place in window
         }
+        workers = threads or min(cores(), 4 if where.type == "cpu" else 8)
         with together() as gather:
             found = predict_folder(
                 network,
@@ -122,7 +123,7 @@ def predict(
                 batch_size=batch_size,
                 precision=precision,
                 note=note,
-                threads=threads or min(cores(), 8),
+                threads=workers,
                 process=process,
             )
             report: dict[str, Any] = {"new": 0, "kept": 0, "failed": {}, "files": {}}
@@ -133,7 +134,9 @@ def predict(
                         shards = any(picture.path.suffix.lower() == SHARD for picture in pictures)
                         count = None if shards else sum(map(len, share(len(pictures), process)))
                         task = bar.add_task("Pictures", total=count)
-                        _watch(found, report, as_json, lambda: bar.advance(task))
+                        # On a CPU each thread runs the model, with its share of the cores.
+                        with threads_of_torch(workers if where.type == "cpu" else 1):
+                            _watch(found, report, as_json, lambda: bar.advance(task))
                     if mine_alone:
                         film = bar.add_task("Frames", total=None)
                         predict_videos(
@@ -151,7 +154,7 @@ def predict(
                         for file in [] if as_json else (file for files in report["files"].values() for file in files):
                             console.print(file, soft_wrap=True, highlight=False, markup=False)
             except KeyboardInterrupt:
-                errors.print("Interrupted; the same command goes on.")
+                errors.print("Interrupted; run the same command again to resume.")
                 raise typer.Exit(130) from None
             reports = gather(report)
     if reports:

@@ -37,7 +37,7 @@ def targets(videos: Sequence[str], out: Path, tasks: Sequence[str]) -> dict[str,
         ending = source.suffix.lower() if source.suffix.lower() in (".mkv", ".webm") else ".mp4"
         target = out / f"{source.stem}{ending}"
         if target in found.values() and video not in found:
-            raise ValueError(f"Two videos would become {str(target)!r}; give them different folders by --out")
+            raise ValueError(f"Two videos would become {str(target)!r}; write them to different folders with --out")
         found[video] = target
         for file in (target.with_stem(f"{target.stem}_{task}") for task in tasks) if tasks else (target,):
             check_target(file)

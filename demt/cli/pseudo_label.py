@@ -16,7 +16,7 @@ def pseudo_label(
         typer.Argument(help="A model as for predict, or an ONNX file with a description beside it."),
     ],
     images: Annotated[Path, typer.Argument(help="Folder of the pictures; it is only read.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the data set; the same command again goes on.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the data set; run the same command again to resume.")],
     tasks: Annotated[str | None, typer.Option(help="Tasks to label, such as edge,sal; by default all.")] = None,
     size: Annotated[
         int | None, typer.Option(min=1, help="Longer side of the copies: larger pictures are shrunk.")
@@ -31,7 +31,7 @@ def pseudo_label(
         float, typer.Option(min=0, max=1, help="Probability below which pixels of class maps are unlabelled.")
     ] = 0.5,
     device: Annotated[
-        str, typer.Option(help="Where a model runs: cpu, cuda, mps …; auto is a GPU where there is one.")
+        str, typer.Option(help="Where a model runs: cpu, cuda, mps …; auto is a GPU if there is one.")
     ] = "auto",
 ) -> None:
     """Let a network label a folder of pictures, and write a data set to train another one on."""

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 def publish(
     folder: Annotated[Path, typer.Argument(help="A folder that save_pretrained wrote.")],
-    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where to, on the Hugging Face Hub.")],
-    licence: Annotated[str | None, typer.Option(help="Of the weights, as the Hub says it: mit, cc-by-nc-4.0 …")] = None,
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository on the Hugging Face Hub.")],
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the weights, as named on the Hub: mit, cc-by-nc-4.0 …")
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the card.")] = None,
     summary: Annotated[str | None, typer.Option(help="A paragraph below it, in Markdown.")] = None,
     results: Annotated[
@@ -27,9 +29,12 @@ def publish(
     training_data: Annotated[str | None, typer.Option(help="Data set, split and number of images.")] = None,
     initial_weights: Annotated[str | None, typer.Option(help="What training started from.")] = None,
     picture: Annotated[Path | None, typer.Option(help="A picture of predictions.")] = None,
-    push: Annotated[bool, typer.Option("--push/--dry-run", help="Upload; else only check and show the card.")] = False,
+    push: Annotated[
+        bool, typer.Option("--push/--dry-run", help="Upload; otherwise only check and show the card.")
+    ] = False,
     private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Of a new repository; by default as the organisation's.")
+        bool | None,
+        typer.Option("--private/--public", help="Visibility of a new repository; by default that of the organisation."),
     ] = None,
 ) -> None:
     """Check a saved model, write its card, and put both on the Hugging Face Hub. Log in first: hf auth login."""
@@ -51,7 +56,7 @@ def publish(
         with prepared(folder, repository, card) as what:
             _show(what)
             if not push:
-                console.print("Nothing was uploaded: add --push to do it.")
+                console.print("Nothing was uploaded; add --push to upload.")
                 return
             commit = upload(what, private=private)
         console.print(f"Uploaded, and read back without a difference: {repository}@{commit}", soft_wrap=True)

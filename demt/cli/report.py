@@ -101,7 +101,7 @@ def _holds(task: Task | None, values: Values) -> str:
 
 
 def show_changes(changes: Mapping[str, Change], console: Console) -> None:
-    """Print what was copied, what was written anew, and what that lost."""
+    """Print what was copied, what was rewritten, and what that lost."""
     table = Table("", box=None, pad_edge=False)
     for column in ("copied", "written anew"):
         table.add_column(column, justify="right")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from demt.cli.common import AsJson, console, device_of, errors, friendly_errors, parse_size, print_json
+from demt.cli.hub_data import Columns, HubSubset, Place, Revision
 from demt.cli.load import load_model
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Changes, e.g. optim.lr=1e-4 out=runs/a.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in `out`.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint in `out`.")] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Print the recipe, with comments on every setting, and stop.")
     ] = False,
 ) -> None:
-    """Train a model as a recipe says. On several GPUs: accelerate launch -m demt train RECIPE …"""
+    """Train a model according to a recipe. On several GPUs: accelerate launch -m demt train RECIPE …"""
     with friendly_errors():
         from demt.train import load_recipe
         from demt.train import train as run
@@ -46,7 +47,7 @@ def train(
         try:
             trained = run(chosen, resume=resume, console=console)
         except KeyboardInterrupt:
-            errors.print("Interrupted; add --resume to go on from the newest checkpoint.")
+            errors.print("Interrupted; add --resume to resume from the newest checkpoint.")
             raise typer.Exit(130) from None
         from accelerate import PartialState
 
@@ -56,26 +57,42 @@ def train(
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model's name, hf-hub:ORG/NAME, or a folder that training wrote.")],
-    data: Annotated[str, typer.Argument(help="Folder of NYUD-v2, PASCAL-Context, Cityscapes or own data; or rooms.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of NYUD-v2, PASCAL-Context, Cityscapes or own data; Parquet files; or rooms. With --dataset "
+            "hub, ORG/NAME on the Hub."
+        ),
+    ],
     protocol: Annotated[str, typer.Option(help="atrc, invpt or mtdp; Cityscapes: taskprompter, mtmamba, mtan.")] = "",
-    split: Annotated[str, typer.Option(help="train or val, of a published data set.")] = "val",
-    dataset: Annotated[str, typer.Option(help="nyud, pascal, cityscapes or folder; by default found.")] = "",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="train or val (the default) of a published data set; for Parquet and the Hub a split such as test or "
+            "'train[90%:]', by default validation, of one file all of it.",
+            show_default=False,
+        ),
+    ] = "",
+    dataset: Annotated[str, typer.Option(help="nyud, pascal, cityscapes, folder or hub; by default detected.")] = "",
     encodings: Annotated[
-        str | None, typer.Option(help="Of own data: what pictures mean, such as depth=millimetres,edge=grey.")
+        str | None, typer.Option(help="For own data: what pictures mean, such as depth=millimetres,edge=grey.")
     ] = None,
-    ids: Annotated[str | None, typer.Option(help="Of own data: a file of the names to take.")] = None,
+    ids: Annotated[str | None, typer.Option(help="For own data: a file with the names to use.")] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size of rooms; of other data, the size to pad to.")
+        str | None, typer.Option(metavar="HxW", help="Size of rooms; for other data, the size to pad to.")
     ] = None,
     max_size: Annotated[
         int | None, typer.Option(min=1, help="Longest side the network runs at; by default as in `demt predict`.")
     ] = None,
     length: Annotated[int, typer.Option(min=1, help="Number of rooms.")] = 100,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that run at once; of one size.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that run at once, all of the same size.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data.")] = 0,
     precision: Annotated[str, typer.Option(help="fp32 (or no), bf16, or fp16 on a GPU.")] = "fp32",
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda …; auto is a GPU where there is one.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda …; auto is a GPU if there is one.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    columns: Columns = None,
+    hub_subset: HubSubset = None,
+    revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on a data set under a protocol. On several GPUs: accelerate launch -m demt eval …"""
@@ -94,13 +111,22 @@ def evaluate(
         accelerator = make_accelerator(None if device == "auto" else device_of(device), mixed_precision=mixed)
         check_precision(accelerator.device, "fp32" if mixed == "no" else mixed)
         network = load_model(model)
-        part = _data_part(data, dataset, network.tasks, encodings or {})
+        place = Place.of(data, dataset, columns, hub_subset, revision)
+        if place is None:
+            split = split or "val"
+            part = _data_part(data, dataset, network.tasks, encodings or {})
+        else:
+            place.refuse(ids=ids)
+            split = split or ("train" if data.endswith(".parquet") else "validation")
+            part = _hub_part(place, split, network.tasks, encodings or {})
         if max_size is not None and part.dataset in READERS:
             raise ValueError(f"--max-size is for own data and rooms: the protocol settles the scale of {part.dataset}")
         part = dataclasses.replace(part, protocol=protocol or None, val_ids=ids, size=sides, val_length=length)
-        opened = open_dataset(part, split, each_channel(network.pretrained_cfg, network.config.in_chans))
+        opened = open_dataset(
+            part, "val" if place else split, each_channel(network.pretrained_cfg, network.config.in_chans)
+        )
         if wrong := [name for name, task in opened.tasks.items() if network.tasks[name].channels != task.channels]:
-            raise ValueError(f"The model has other channels than the data for the tasks {wrong}")
+            raise ValueError(f"The model and the data have different channels for the tasks {wrong}")
         metrics = make_metrics(opened.tasks, part.dataset, part.protocol)
         with _bar(len(opened), accelerator.is_main_process) as advance:
             found = run(
@@ -135,15 +161,38 @@ def _data_part(data: str, dataset: str, tasks: dict[str, Task], encodings: Mappi
     if data == "rooms":
         dataset = "rooms"
     elif not Path(data).is_dir():
-        raise FileNotFoundError(f"No folder {data!r}; DATA is a folder of images and labels, or rooms")
+        raise FileNotFoundError(
+            f"No folder {data!r}; DATA is a folder of images and labels, or of Parquet files, or rooms; for a data set "
+            "of the Hub add --dataset hub"
+        )
     kind = dataset or guess_dataset(Path(data))
     here = DATASETS[kind] if kind in DATASETS else {name for name in tasks if (Path(data) / name).is_dir()}
     common = {name: task for name, task in tasks.items() if name in here}
     if not common:
-        raise ValueError(f"{data!r} has labels of none of the model's tasks {list(tasks)}")
+        raise ValueError(f"{data!r} has no labels for any of the model's tasks {list(tasks)}")
     values = {"dataset": kind, "root": data, "encodings": encodings, "augment": False}
     part = recipe_from({"data": values}).data
     return dataclasses.replace(part, tasks=common if kind == "folder" else list(common))
+
+
+def _hub_part(place: Place, split: str, tasks: dict[str, Task], encodings: Mapping[str, str] | str) -> DataPart:
+    """The columns that a place means, with those of the model's tasks that it has."""
+    from demt.train import recipe_from
+
+    here = place.tasks(tasks, split)
+    if not here:
+        raise ValueError(f"{place.source!r} has none of the model's tasks {list(tasks)}; {place.hint()}")
+    values = {
+        "dataset": "hub",
+        "root": place.source,
+        "columns": place.columns,
+        "subset": place.subset,
+        "revision": place.revision,
+        "val_split": split,
+        "encodings": encodings,
+        "augment": False,
+    }
+    return dataclasses.replace(recipe_from({"data": values}).data, tasks={name: tasks[name] for name in here})
 
 
 @contextmanager

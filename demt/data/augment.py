@@ -290,7 +290,7 @@ def _saturate(image: Tensor, factor: float) -> Tensor:
 def _check_one_size(maps: Iterable[Any]) -> None:
     sizes = {tuple(value.shape[-2:]) for value in maps if isinstance(value, tv_tensors.TVTensor)}
     if len(sizes) > 1:
-        raise ValueError(f"Expected images and labels of one size (height, width), got {sorted(sizes)}")
+        raise ValueError(f"Expected images and labels of the same size (height, width), got {sorted(sizes)}")
 
 
 def _size(size: Sequence[int]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ def collate(samples: Sequence[Sample], tasks: Mapping[str, Task] | None = None) 
     """Put samples into a batch, as `collate_fn` of a ``DataLoader``.
 
     Args:
-        samples: Samples with an image and any of the tasks' maps, all of one size.
+        samples: Samples with an image and any of the tasks' maps, all of the same size.
         tasks: Tasks that the batch has maps of, labelled or not; by default those that any of the samples has.
             `MultiTaskDataset.collate` gives those of the data set.
 

@@ -35,7 +35,7 @@ def summary(dataset: Dataset[Any], *, sample: int = 8) -> dict[str, TaskSummary]
     """How many images have labels of each task, and which share of their pixels.
 
     Files are counted without opening them; pixels are counted in a few images, evenly spread. Samples that cannot be
-    read are passed over.
+    read are skipped.
 
     Args:
         dataset: A `MultiTaskDataset`, or a ``torch.utils.data.Subset`` of one.

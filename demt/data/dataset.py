@@ -62,7 +62,7 @@ class MultiTaskDataset(Dataset[Sample]):
         if not ids:
             raise ValueError("Expected at least one sample, got no ids")
         if taken := sorted({"image", "id"} & set(tasks)):
-            raise ValueError(f"The names {taken} of tasks are taken in samples; choose others")
+            raise ValueError(f"Tasks cannot have the names {taken}, which samples use; choose others")
         self.ids = list(ids)
         self.tasks = dict(tasks)
         self.transform = transform
@@ -86,7 +86,7 @@ class MultiTaskDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"Sample {index} of a data set of {len(self)}")
+            raise IndexError(f"No sample {index} in a data set of {len(self)}")
         sample = self._read_or_skip(index % len(self))
         return sample if self.transform is None else self.transform(sample)
 
@@ -113,7 +113,10 @@ class MultiTaskDataset(Dataset[Sample]):
 
 
 class FileDataset(MultiTaskDataset):
-    """Base of the data sets that lie on disk: subclasses say in `files` and `read_label` where and what labels are."""
+    """Base of the data sets whose images and labels can be read one by one.
+
+    Subclasses say in `files` and `read_label` where and what labels are.
+    """
 
     #: Channels of the images: see `demt.data.images.read_pixels`.
     in_chans: int | None = 3
@@ -157,7 +160,9 @@ class MultiTaskSubset(MultiTaskDataset):
 
     def __init__(self, dataset: MultiTaskDataset, indices: Sequence[int]) -> None:
         if dataset.mixed:
-            raise ValueError("A mixture's sources have transforms of their own: take parts of these, and mix them")
+            raise ValueError(
+                "The sources of a mixture have their own transforms: take parts of the sources, and mix those"
+            )
         self.dataset, self.indices = dataset, [int(index) for index in indices]
         ids = [dataset.ids[index] for index in self.indices]
         super().__init__(ids, dataset.tasks, transform=dataset.transform, on_error=dataset.on_error)

@@ -108,7 +108,7 @@ def _encoding(task: Task, encodings: Mapping[str, str | Encoding]) -> Encoding |
             raise ValueError(f"Unknown encoding {declared!r} of task {task.name!r}; known are {sorted(ENCODINGS)}")
         declared = ENCODINGS[declared]
     if declared is not None and (declared.ids or declared.colors) and not is_class_map(task):
-        raise ValueError(f"The encoding of task {task.name!r} has `ids` or `colors`, but its labels are no classes")
+        raise ValueError(f"The encoding of task {task.name!r} has `ids` or `colors`, but its labels are not classes")
     return declared
 
 
@@ -134,7 +134,7 @@ def read_declared(
         ending = path.suffix.lower() if contents is None else ending_of(contents)
     if ending in PICTURES and not is_class_map(task):
         raise DataError(
-            f"{str(path)!r}: a picture does not tell what its values mean; declare "
+            f"{str(path)!r}: a picture does not say what its values mean; declare "
             f"encodings={{{task.name!r}: ...}}, one of {sorted(ENCODINGS)} or an Encoding"
         )
     encoding = Encoding(invalid=(0, math.nan) if Encoding().kind_for(task) == "depth" else ())
@@ -142,7 +142,7 @@ def read_declared(
     # 255 is "no label" here and the foreground of a usual mask: a file that has no 1 does not tell which.
     if is_class_map(task) and task.channels == 2 and label.unique().tolist() == [0, 255]:
         raise DataError(
-            f"{str(path)!r} holds 0 and 255 alone; declare encodings={{{task.name!r}: 'mask'}} if 255 is the "
+            f"{str(path)!r} holds only 0 and 255; declare encodings={{{task.name!r}: 'mask'}} if 255 is the "
             f"foreground, or {{{task.name!r}: 'classes'}} if it marks pixels without a label"
         )
     return label

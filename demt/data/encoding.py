@@ -56,7 +56,7 @@ class Encoding:
         bits: Bits per channel that pictures must have.
         key: Variable of .npz and .mat files.
         kind: How transforms treat the map: ``"classes"``, ``"values"``, ``"depth"``, ``"disparity"``, ``"normals"`` or
-            ``"boundary"``; by default found from the task.
+            ``"boundary"``; by default derived from the task.
 
     Raises:
         ValueError: for an unknown kind or a divisor of 0.
@@ -97,7 +97,7 @@ class Encoding:
         Args:
             path: The file.
             task: The task.
-            contents: What is in it, bytes or an array, where that is known already; `path` is then the name in errors
+            contents: Its contents, bytes or an array, if they are known already; `path` is then the name in errors
                 alone.
 
         Raises:
@@ -140,7 +140,7 @@ class Encoding:
                 whole = stored.astype(np.int64)
             if not np.array_equal(whole, stored) or whole.min() < -1 or whole.max() > 65535:
                 raise DataError(
-                    f"{str(path)!r}: expected whole class ids of task {task.name!r}, got values from "
+                    f"{str(path)!r}: expected integer class ids of task {task.name!r}, got values from "
                     f"{stored.min():g} to {stored.max():g} as {stored.dtype}"
                 )
             # Index 0 of the table stands for -1, a usual mark of unlabelled pixels.
@@ -152,7 +152,7 @@ class Encoding:
             if bad.any():
                 value = stored[np.unravel_index(bad.argmax(), bad.shape)]
                 raise DataError(
-                    f"{str(path)!r}: stored value {value:g} is no class of task {task.name!r}, which has "
+                    f"{str(path)!r}: stored value {value:g} is not a class of task {task.name!r}, which has "
                     f"{task.channels} classes, {IGNORE} for unlabelled pixels, and {self}"
                 )
         labels: NDArray[np.uint8] = table.astype(np.uint8)[index]
@@ -217,7 +217,7 @@ class Encoding:
         place = np.searchsorted(order, packed).clip(max=len(order) - 1)
         if (strange := order[place] != packed).any():
             color = tuple(int(c) for c in stored[np.unravel_index(strange.argmax(), strange.shape)])
-            raise DataError(f"{str(path)!r}: colour {color} is none of the declared `colors`")
+            raise DataError(f"{str(path)!r}: colour {color} is not one of the declared `colors`")
         return np.array([known[value] for value in order.tolist()], dtype=np.int64)[place]
 
     def __str__(self) -> str:

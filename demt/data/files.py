@@ -1,4 +1,4 @@
-"""Pictures and arrays from files; whatever is wrong with a file is an error that names it."""
+"""Pictures and arrays from files; anything wrong with a file is an error that names it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def open_picture(path: Path, contents: bytes | None = None) -> Image.Image:
 
     Args:
         path: The file.
-        contents: What is in it, where that is known already; `path` is then the name in errors alone.
+        contents: Its contents, if they are known already; `path` is then only the name in errors.
 
     Raises:
         DataError: naming the file, if it is missing, damaged, of none of `FORMATS`, or of more than `MAX_PIXELS`.
@@ -80,9 +80,9 @@ def open_picture(path: Path, contents: bytes | None = None) -> Image.Image:
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError(f"{str(path)!r} cannot be read as an image: it is none of {', '.join(FORMATS)}") from None
+        raise DataError(f"{str(path)!r} cannot be read as an image: it is not one of {', '.join(FORMATS)}") from None
     except Exception as error:
-        # Pillow's decoders raise about anything on damaged files.
+        # Pillow's decoders raise almost anything on damaged files.
         message = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{str(path)!r} cannot be read as an image: {message}") from error
 
@@ -122,8 +122,8 @@ def read_array(
 
     Args:
         path: A picture, .npy, .npz or .mat.
-        contents: What is in it, where that is known already: its first bytes say what it is, and `path` is the name in
-            errors alone.
+        contents: Its contents, if they are known already: their first bytes say what they are, and `path` is then
+            only the name in errors.
         key: Variable of a .npz or .mat file; may be left out where there is only one.
         bits: Bits per channel a picture must have.
         indices: Palettes give their indices; else their colours, as grey values where all are grey.
@@ -219,19 +219,21 @@ def _read_picture(path: Path, contents: bytes | None, bits: int | None, indices:
         hint = "; encoding 'classes' reads 0 and 1" if stored == 1 else ""
         raise DataError(f"{str(path)!r}: expected {bits} bits per channel, got {stored}; was it saved again?{hint}")
     if getattr(image, "is_animated", False):
-        raise DataError(f"{str(path)!r} holds several pictures, of which a label is one; save that alone")
+        raise DataError(f"{str(path)!r} holds several pictures, but a label must be a single one; save it alone")
     if stored == 16 and len(image.getbands()) > 1:
         return _read_deep_colours(path, contents)
     if lossless and is_lossy(path, image, contents):
         raise DataError(
             f"{str(path)!r} is a lossy {image.format}, whose compression invents classes; save class maps as PNG, or "
-            "declare the encoding 'mask' where it holds foreground and background alone"
+            "declare the encoding 'mask' if it holds only foreground and background"
         )
     if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
         raise DataError(f"{str(path)!r} is a TIFF that stores white as 0, so its values are inverted; save it as PNG")
     if image.mode in ("LA", "PA", "RGBA"):
         if image.getchannel("A").getextrema()[0] != 255:  # type: ignore[comparison-overlap]
-            raise DataError(f"{str(path)!r} has transparent pixels, which no label is; save it without alpha channel")
+            raise DataError(
+                f"{str(path)!r} has transparent pixels, which labels cannot have; save it without an alpha channel"
+            )
         image = image.convert({"LA": "L", "PA": "P", "RGBA": "RGB"}[image.mode])
     if image.mode not in ("1", "L", "P", "RGB", "F") and not image.mode.startswith("I"):
         raise DataError(f"{str(path)!r}: expected a grey, palette or RGB picture, got mode {image.mode!r}")
@@ -249,7 +251,7 @@ def _read_deep_colours(path: Path, contents: bytes | None) -> NDArray[Any]:
         values = decode_colours(read_bytes(path) if contents is None else contents)
     except ValueError as error:
         raise DataError(
-            f"{str(path)!r} has several channels of 16 bits, which are read of plain RGB PNG alone ({error}); save it "
+            f"{str(path)!r} has several channels of 16 bits, which are read only from plain RGB PNG ({error}); save it "
             "as .npy"
         ) from error
     if orientation(path if contents is None else io.BytesIO(contents)) != 1:

@@ -41,7 +41,7 @@ class MultiTaskFolder(FileDataset):
             all ``.npy`` images have; see `demt.data.images.read_pixels`. By default pictures have 3 and arrays those
             they have.
         index: Path of a ``.csv`` or ``.jsonl`` file, relative to `root` or absolute.
-        ids: Which samples to take, in this order: names, or the path of a text file of names, one a line.
+        ids: Which samples to take, in this order: names, or the path of a text file with one name per line.
         images: Folder of the images, without an index.
         transform: See `MultiTaskDataset`.
         on_error: See there.
@@ -173,9 +173,9 @@ def _rows_of_index(path: Path, tasks: list[str]) -> dict[str, Row]:
     except (ValueError, RecursionError, csv.Error) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{str(path)!r} is no index: {error}") from error
+        raise DataError(f"{str(path)!r} is not an index: {error}") from error
     if not records or not all(isinstance(record, dict) for record in records):
-        raise DataError(f"{str(path)!r} is no index: expected rows with a name for each value")
+        raise DataError(f"{str(path)!r} is not an index: expected rows with a name for each value")
     # A task that no row has is more likely a misspelt column than a task without labels.
     columns = {name for record in records for name in record}
     if absent := [name for name in ("image", *tasks) if name not in columns]:
@@ -187,7 +187,7 @@ def _rows_of_index(path: Path, tasks: list[str]) -> dict[str, Row]:
             raise DataError(f"{str(path)!r}, row {number}: expected an 'image' and paths of labels, got {record}")
         id = str(record.get("id") or Path(row["image"]).with_suffix("").as_posix())
         if id in rows:
-            raise DataError(f"{str(path)!r}, row {number}: a second row of {id!r}")
+            raise DataError(f"{str(path)!r}, row {number}: a second row for {id!r}")
         rows[id] = row
     return rows
 

@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from demt.data.batch import Sample
-from demt.data.dataset import MultiTaskDataset, OnError, Transform
+from demt.data.dataset import FileDataset, OnError, Transform
 from demt.data.declare import own_encodings, own_tasks, read_declared
 from demt.data.encoding import Encoding
-from demt.data.files import DataError, numeric
+from demt.data.files import DataError, MissingFileError, numeric
 from demt.data.images import read_pixels
+from demt.data.tv_tensors import Label
 from demt.tasks import TaskSpec
 
 _NEEDED = "Data sets of the Hub and Parquet files need datasets: pip install 'demt[hf]'"
 
 
-class HubDataset(MultiTaskDataset):
+class HubDataset(FileDataset):
     """Images and labels in the columns of a ``datasets.Dataset``: what `MultiTaskFolder` is to folders.
 
     A cell holds a picture (the feature ``Image``, or the bytes of a file), or numbers (``Array2D``, ``Array3D``,
@@ -74,6 +75,7 @@ class HubDataset(MultiTaskDataset):
         if unknown := sorted(set(given) - {"image", "id", *resolved}):
             raise ValueError(f"`columns` names {unknown}; expected 'image', 'id' or one of the tasks {list(resolved)}")
         dataset, self.name = _open(source, split, subset, revision)
+        self.source = str(source) if isinstance(source, (str, PathLike)) else self.name
         self.columns = {name: given.get(name, name) for name in ("image", *resolved)}
         wanted = {**self.columns, **({"id": given["id"]} if "id" in given else {})}
         for name, column in wanted.items():
@@ -92,38 +94,87 @@ class HubDataset(MultiTaskDataset):
         )
         if len(set(ids)) < len(ids):
             (twice, _), *_ = Counter(ids).most_common(1)
-            raise DataError(f"{self.name}: column {given['id']!r} has {twice!r} twice, but ids name one sample each")
+            raise DataError(
+                f"{self.name}: column {given['id']!r} has {twice!r} twice, but each id must name one sample"
+            )
         # As Arrow hands them out, cells are what was stored: nothing decodes pictures before it is known what they are.
         self._rows = dataset.select_columns(sorted(set(self.columns.values()))).with_format("arrow")
         super().__init__(ids, resolved, transform=transform, on_error=on_error)
+
+    def files(self, index: int) -> dict[str, Path]:
+        """What errors call the cells of the sample at `index`: the image's, and those of the tasks that it has."""
+        return {name: self._place(index, name) for name in ("image", *self.labels_of(index))}
 
     def labels_of(self, index: int) -> list[str]:
         """The tasks that the sample at `index` has labels of; nothing is decoded."""
         row = self._rows[index]
         return [task for task in self.tasks if not _is_empty(row.column(self.columns[task])[0])]
 
+    def read_image(self, index: int) -> NDArray[np.uint8]:
+        """The image (H, W, C) of the sample at `index`. Raises `DataError`."""
+        return self._image(self._rows[index], index)
+
+    def read_label(self, index: int, task: str) -> Label:
+        """The label map (C, H, W) of one task that the sample has. Raises `DataError`."""
+        return self._label(self._rows[index], index, task)
+
     def read(self, index: int) -> Sample:
         """The sample at `index`, before the transform. Raises `DataError`."""
         row = self._rows[index]
-
-        cells = {name: row.column(column)[0] for name, column in self.columns.items()}
-        places = {name: Path(f"{self.name}, row {index}, column {column}") for name, column in self.columns.items()}
-        if _is_empty(cells["image"]):
-            raise DataError(f"{str(places['image'])!r} holds no image")
-        path, contents = _contents(cells["image"], places["image"])
-        pixels = torch.from_numpy(read_pixels(path, self.in_chans, contents)).permute(2, 0, 1).contiguous()
+        pixels = torch.from_numpy(self._image(row, index)).permute(2, 0, 1).contiguous()
         sample: Sample = {"image": tv_tensors.Image(pixels)}
-        for name, task in self.tasks.items():
-            if _is_empty(cells[name]):
+        for name in self.tasks:
+            if _is_empty(row.column(self.columns[name])[0]):
                 continue
-            path, contents = _contents(cells[name], places[name])
-            label = sample[name] = read_declared(path, task, self._encodings[name], contents)
+            label = sample[name] = self._label(row, index, name)
             if label.shape[-2:] != pixels.shape[-2:]:
                 raise DataError(
-                    f"{str(path)!r} is {label.shape[-2]} x {label.shape[-1]} (height x width), but its image is "
-                    f"{pixels.shape[-2]} x {pixels.shape[-1]}"
+                    f"{str(self._place(index, name))!r} is {label.shape[-2]} x {label.shape[-1]} (height x width), but "
+                    f"its image is {pixels.shape[-2]} x {pixels.shape[-1]}"
                 )
         return {**sample, "id": self.ids[index]}
+
+    def _place(self, index: int, name: str) -> Path:
+        return Path(f"{self.name}, row {index}, column {self.columns[name]}")
+
+    def _image(self, row: Any, index: int) -> NDArray[np.uint8]:
+        cell, place = row.column(self.columns["image"])[0], self._place(index, "image")
+        if _is_empty(cell):
+            raise MissingFileError(f"{str(place)!r} holds no image")
+        path, contents = _contents(cell, place)
+        return read_pixels(path, self.in_chans, contents)
+
+    def _label(self, row: Any, index: int, name: str) -> Label:
+        path, contents = _contents(row.column(self.columns[name])[0], self._place(index, name))
+        return read_declared(path, self.tasks[name], self._encodings[name], contents)
+
+
+def is_parquet(source: str | PathLike[str]) -> bool:
+    """Whether a path is a ``.parquet`` file, or a folder that has some, there or in the folders in it."""
+    path = Path(source).expanduser()
+    return path.suffix == ".parquet" or any(any(path.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet"))
+
+
+def splits_of(source: str | PathLike[str], subset: str | None = None, revision: str | None = None) -> list[str]:
+    """Names of the splits that `HubDataset` would find. Raises `DataError` or `ImportError`."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(_NEEDED) from error
+    path = Path(source).expanduser()
+    if path.suffix == ".parquet":
+        return ["train"]
+    try:
+        if path.is_dir():
+            return list(datasets.get_dataset_split_names("parquet", data_dir=str(path)))
+        return list(datasets.get_dataset_split_names(str(source), subset, revision=revision))
+    except Exception as error:
+        raise DataError(f"{str(source)!r} cannot be opened as a data set: {_said(error)}") from error
+
+
+def columns_of(source: str, split: str, subset: str | None = None, revision: str | None = None) -> list[str]:
+    """Names of the columns of a file, a folder or a data set of the Hub. Raises `DataError` or `ImportError`."""
+    return list(_open(source, split, subset, revision)[0].column_names)
 
 
 def _open(source: Any, split: str, subset: str | None, revision: str | None) -> tuple[Any, str]:
@@ -156,9 +207,12 @@ def _open(source: Any, split: str, subset: str | None, revision: str | None) -> 
     except DataError:
         raise
     except Exception as error:
-        # What is wrong with files, names, splits and connections comes as a dozen kinds.
-        message = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-        raise DataError(f"{name} cannot be opened as a data set: {message}") from error
+        raise DataError(f"{name} cannot be opened as a data set: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """The message of an error: those of files, names, splits and connections come as a dozen types."""
+    return " ".join(str(error.__cause__ or error).split()) or type(error).__name__
 
 
 def _is_empty(cell: Any) -> bool:
@@ -198,7 +252,9 @@ def _array(cell: Any, where: Path) -> NDArray[Any]:
     while is_list(values.type):
         lengths = set(values.value_lengths().to_pylist())
         if len(lengths) != 1 or None in lengths:
-            raise DataError(f"{str(where)!r}: expected lists of one length each, as an array has, got {len(lengths)}")
+            raise DataError(
+                f"{str(where)!r}: expected nested lists of equal length, as in an array, got {len(lengths)}"
+            )
         shape.append(lengths.pop())
         values = values.flatten()
     array: NDArray[Any] = np.array(values.to_numpy(zero_copy_only=False)).reshape(tuple(shape))

@@ -66,7 +66,7 @@ def read_pixels(
     Args:
         path: The file.
         in_chans: See above.
-        contents: What is in it, bytes or an array, where that is known; `path` is then the name in errors alone.
+        contents: What is in it, bytes or an array, where that is known; `path` is then only the name in errors.
 
     Raises:
         DataError: naming the file.
@@ -103,7 +103,7 @@ def _named(image: Image.Image, path: Path) -> Tensor:
     try:
         return _from_pil(image)
     except Exception as error:
-        # Pillow converts on demand, and raises about anything where a profile or palette is damaged.
+        # Pillow converts on demand, and raises almost anything if a profile or palette is damaged.
         raise DataError(f"{str(path)!r} cannot be read as an image: {error}") from error
 
 

@@ -121,11 +121,11 @@ class Layout:
 
 
 def read_id_list(path: Path) -> list[str]:
-    """Ids of a text file, one a line. Raises `DataError` if it is missing, is empty or has an id twice."""
+    """Ids of a text file, one per line. Raises `DataError` if it is missing, is empty or has an id twice."""
     try:
         ids = [line.strip() for line in read_bytes(path).decode().splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise DataError(f"{str(path)!r} is no list of ids: {error}") from None
+        raise DataError(f"{str(path)!r} is not a list of ids: {error}") from None
     if not ids:
         raise DataError(f"{str(path)!r} lists no ids")
     seen: set[str] = set()

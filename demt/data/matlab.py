@@ -1,4 +1,4 @@
-"""MATLAB's files of versions 4 to 7. Every length in a file is held against the file before it is used.
+"""MATLAB's files of versions 4 to 7. Every length in a file is checked against its size before use.
 
 SciPy's compiled reader crashes the process on some damaged files. Values are those that `scipy.io.loadmat` gives.
 """
@@ -50,7 +50,7 @@ def read_matlab(contents: bytes, max_bytes: int) -> dict[str, Any]:
     if 0 in contents[:4]:
         return _read_4(memoryview(contents))
     if contents[126:128] not in (b"IM", b"MI"):
-        raise ValueError("it is no MATLAB file of version 4 to 7")
+        raise ValueError("it is not a MATLAB file of version 4 to 7")
     order: Order = "<" if contents[126:128] == b"IM" else ">"
     elements, file = _Elements(memoryview(contents)[128:], order), _File(order)
     variables = {}
@@ -211,7 +211,7 @@ def _read_4(contents: memoryview) -> dict[str, Any]:
         code, rows, columns, is_complex, length = struct.unpack_from(f"{order}5i", contents, place)
         number, what = code // 10 % 10, code % 10
         if not 0 <= code < 5000 or code // 100 % 10 or number > 5 or what > 2 or min(rows, columns, length - 1) < 0:
-            raise ValueError("it is no MATLAB file of version 4 to 7")
+            raise ValueError("it is not a MATLAB file of version 4 to 7")
         dtype = np.dtype(_DTYPES_4[number])
         start, count = place + 20 + length, rows * columns
         place = start + count * dtype.itemsize * (2 if is_complex else 1)

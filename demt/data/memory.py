@@ -25,7 +25,9 @@ class InMemory(MultiTaskDataset):
 
     def __init__(self, dataset: MultiTaskDataset, transform: Transform | None = None) -> None:
         if dataset.mixed:
-            raise ValueError("A mixture's sources have transforms of their own: keep these in memory, and mix that")
+            raise ValueError(
+                "The sources of a mixture have their own transforms: keep the sources in memory, and mix those"
+            )
         transform = dataset.transform if transform is None else transform
         super().__init__(dataset.ids, dataset.tasks, transform=transform, on_error=dataset.on_error)
         self.dataset = dataset

@@ -64,7 +64,7 @@ class Mixture(MultiTaskDataset):
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"Sample {index} of a data set of {len(self)}")
+            raise IndexError(f"No sample {index} in a data set of {len(self)}")
         source, place = self._place(index % len(self))
         return self.sources[source][place]
 
@@ -92,8 +92,9 @@ class Mixture(MultiTaskDataset):
         if len(set(shapes)) > 1:
             found = ", ".join(f"{shape} of {source!r}" for shape, source in zip(shapes, self.sources))
             raise ValueError(
-                f"Expected all sources of a mixture to give images of one shape, got {found}; end their transforms in "
-                "a crop of one size (demt.data.transforms.train_transform(size=...)), in a recipe by `data.size`"
+                f"Expected all sources of a mixture to give images of the same shape, got {found}; end their "
+                "transforms with a crop to one size (demt.data.transforms.train_transform(size=...)), or set "
+                "`data.size` in a recipe"
             )
 
     def _place(self, index: int) -> tuple[int, int]:
@@ -175,8 +176,8 @@ def _union(all_tasks: Sequence[Mapping[str, Task]]) -> dict[str, Task]:
             same = (known.channels, known.activation, known.unit) == (task.channels, task.activation, task.unit)
             if not same or (known.classes and task.classes and known.classes != task.classes):
                 raise ValueError(
-                    f"Two sources have a task {name!r} that is not the same: {known.channels} and {task.channels} "
-                    "channels, or other classes, activations or units; bring them to one, or name one of them otherwise"
+                    f"Two sources have different tasks named {name!r}: {known.channels} and {task.channels} "
+                    "channels, or different classes, activations or units; make them the same, or rename one of them"
                 )
             if task.classes and not known.classes:
                 union[name] = task

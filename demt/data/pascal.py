@@ -119,7 +119,7 @@ def human_parts_of(contents: bytes, path: Path) -> NDArray[np.uint8]:
             f"{str(path)!r}: unknown name {error}; expected 'anno' with human parts {sorted(PART_IDS)}"
         ) from error
     except (IndexError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"{str(path)!r} is not built as the files of PASCAL-Part are: {error}") from error
+        raise DataError(f"{str(path)!r} does not have the structure of PASCAL-Part files: {error}") from error
     return parts if annotated else np.full(shape, 255, np.uint8)
 
 
@@ -133,7 +133,7 @@ def default_folder() -> Path:
 def cached(folder: Path, name: str, contents: bytes, compute: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """A map (H, W) of uint8 computed from the contents of a file, or what was kept of an earlier time.
 
-    The key is a hash of the contents: a changed file is computed anew, a moved one is not. Files appear whole, so that
+    The key is a hash of the contents: a changed file is computed again, a moved one is not. Files appear whole, so that
     workers and machines may share a folder. Where it cannot be written, maps are computed every time.
 
     Args:

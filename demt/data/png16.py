@@ -37,10 +37,10 @@ def decode_colours(contents: bytes) -> NDArray[np.uint16]:
     """
     chunks = list(_chunks(contents))
     if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
-        raise ValueError("it is no PNG")
+        raise ValueError("it is not a PNG")
     width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
     if (bits, colour, interlaced) != (16, 2, 0):
-        raise ValueError("expected RGB of 16 bits that is not interlaced")
+        raise ValueError("expected 16-bit RGB that is not interlaced")
     stride = 1 + width * _PIXEL
     unpacker = zlib.decompressobj()
     try:

@@ -192,5 +192,5 @@ def detect_layout(dataset: str, root: Path, split: str, tasks: list[str] | None 
         return fitting[0]
     if fitting:
         names = [layout.name for layout in fitting]
-        raise DataError(f"{str(root)!r} fits the layouts {names}; say which one is meant as `layout`")
+        raise DataError(f"{str(root)!r} fits the layouts {names}; choose one with `layout`")
     raise DataError(f"{str(root)!r} has no known layout of {dataset!r}: " + "; ".join(lacking))

@@ -195,7 +195,9 @@ def _refuse_elastic(label: Label, *_: Any, **__: Any) -> NoReturn:
 
 
 def _refuse(what: str, which: str) -> NoReturn:
-    raise ValueError(f"{what.capitalize()} of the image leaves {which} wrong; leave it out, or those tasks")
+    raise ValueError(
+        f"{what.capitalize()} of the image would make {which} wrong; leave out the transform, or these tasks"
+    )
 
 
 def _within(label: Label, top: int, left: int, height: int, width: int) -> bool:

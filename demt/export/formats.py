@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from demt.export.capture import ExportError, first_line
+from demt.export.half import store_float16
 from demt.ops.torch_private import compile_package, has_cpp_compiler
 
 _ANY_SIZE = 1 << 31
@@ -38,7 +39,9 @@ def check_available(format: str) -> None:
         )
 
 
-def write(program: ExportedProgram, path: Path, format: str, metadata: Mapping[str, Any], opset: int) -> Runner | None:
+def write(
+    program: ExportedProgram, path: Path, format: str, metadata: Mapping[str, Any], opset: int, float16: bool
+) -> Runner | None:
     """Write a captured program, and return what runs the file; None where nothing here can.
 
     Raises:
@@ -46,7 +49,7 @@ def write(program: ExportedProgram, path: Path, format: str, metadata: Mapping[s
     """
     try:
         if format == "onnx":
-            return _write_onnx(program, path, metadata, opset)
+            return _write_onnx(program, path, metadata, opset, float16)
         return (_write_pt2 if format == "pt2" else _write_aoti)(program, path, json.dumps(metadata))
     except OSError:
         raise
@@ -54,7 +57,9 @@ def write(program: ExportedProgram, path: Path, format: str, metadata: Mapping[s
         raise ExportError(f"This model cannot be written as {format}: {first_line(error)}") from error
 
 
-def _write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int) -> Runner | None:
+def _write_onnx(
+    program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int, float16: bool
+) -> Runner | None:
     import onnx
     from onnxscript import optimizer
 
@@ -66,6 +71,8 @@ def _write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any
     optimizer.fold_constants(written.model, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE)
     optimizer.remove_unused_nodes(written.model)
     _name_sizes(written.model.graph)
+    if float16:
+        store_float16(written.model)
     for node in written.model.graph:
         node.metadata_props.clear()
     written.model.metadata_props.update(

@@ -89,7 +89,7 @@ def export_int8(
     if target.suffix != ".onnx":
         raise ValueError(f"Expected `path` to end in .onnx, got {str(path)!r}")
     bounds = _bounds(model, bound)
-    files = _pictures(Path(calibrate))
+    files = calibration_pictures(Path(calibrate))
     _check_machine()
     tuned, held = files[::2], files[1::2]
     images = {file: _image(model, file, size) for file in files}
@@ -125,7 +125,8 @@ def _bounds(model: MultiTaskModel, bound: float | Mapping[str, float]) -> dict[s
     return {name: float(given.get(name, 0.02)) for name in model.tasks}
 
 
-def _pictures(folder: Path) -> list[Path]:
+def calibration_pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder, in the order of their names, or an error if they are too few."""
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder of calibration pictures at {str(folder)!r}")
     try:

@@ -24,6 +24,8 @@ Format = Literal["onnx", "pt2", "aoti"]
 
 #: Largest difference from the model that a file may have, in standard deviations of a task's logits: 0.001.
 TOLERANCE = 1e-3
+#: The same of the mean difference, for files with weights in float16.
+FLOAT16_TOLERANCE = 2e-2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class Exported:
     Attributes:
         path, format: The file and its format.
         error: Largest difference from the model, over tasks and two batches of other shapes than the graph was captured
-            with, in standard deviations of the task's logits; None if the file was not run.
+            with, in standard deviations of the task's logits; with `float16` the largest of the tasks' means; None if
+            the file was not run.
     """
 
     path: Path
@@ -49,6 +52,7 @@ def export(
     predictions: bool = False,
     size: tuple[int, int] | None = None,
     opset: int = 20,
+    float16: bool = False,
 ) -> Exported:
     """Write a model as a file that runs without this package, and compare what the file computes with the model.
 
@@ -65,6 +69,8 @@ def export(
         predictions: Outputs are the tasks' predictions (see `Task.predict`) instead of logits.
         size: Fixes height and width.
         opset: ONNX operator set, 18 or newer.
+        float16: Of ONNX: weights are stored in float16, which halves the file, and computed with in float32. Single
+            pixels may then differ more, so that the mean difference is compared.
 
     Returns:
         The path, the format and how far the file's outputs are from the model's. ONNX files are run with onnxruntime;
@@ -83,7 +89,7 @@ def export(
         ValueError: Expected `path` to end in .onnx or .pt2, or `format` to be given, got 'model.txt'
     """
     target = Path(path)
-    format = _check(model, target, format, size, opset)
+    format = _check(model, target, format, size, opset, float16)
     formats.check_available(format)
     network = Outputs(copy.deepcopy(model), predictions).eval().requires_grad_(False)
     if format == "onnx":
@@ -94,8 +100,8 @@ def export(
     errors: list[float | None] = []
 
     def write(temporary: str) -> None:
-        run = formats.write(program, Path(temporary), format, metadata, opset)
-        errors.append(None if run is None else _largest_error(network, run, size))
+        run = formats.write(program, Path(temporary), format, metadata, opset, float16)
+        errors.append(None if run is None else _largest_error(network, run, size, float16))
 
     write_whole(target, write)
     return Exported(path=target, format=format, error=errors[0])
@@ -130,7 +136,12 @@ def describe(model: MultiTaskModel, predictions: bool, size: tuple[int, int] | N
 
 
 def _check(
-    model: MultiTaskModel, path: Path, format: Format | None, size: tuple[int, int] | None, opset: int
+    model: MultiTaskModel,
+    path: Path,
+    format: Format | None,
+    size: tuple[int, int] | None,
+    opset: int,
+    float16: bool,
 ) -> Format:
     if not isinstance(model, MultiTaskModel):
         raise ValueError(f"Expected `model` to be a demt model, got {type(model).__name__}; see demt.create_model")
@@ -144,6 +155,8 @@ def _check(
         raise ValueError(f"Expected `format` to be one of {get_args(Format)}, got {format!r}")
     if path.suffix != (ending := ".onnx" if format == "onnx" else ".pt2"):
         raise ValueError(f"Expected `path` to end in {ending} for format {format!r}, got {path.name!r}")
+    if float16 and format != "onnx":
+        raise ValueError(f"Expected `format` 'onnx' with `float16`, got {format!r}")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"Expected `path` to be a file in a folder that exists, got {str(path)!r}")
     if size is not None and (
@@ -155,10 +168,11 @@ def _check(
     return format
 
 
-def _largest_error(network: Outputs, run: formats.Runner, size: tuple[int, int] | None) -> float:
+def _largest_error(network: Outputs, run: formats.Runner, size: tuple[int, int] | None, float16: bool = False) -> float:
     """Compare with the model on two batches; one of them with a size that fits strides and one that does not."""
     like = next(network.model.head.parameters())
     generator = torch.Generator().manual_seed(0)
+    tolerance = FLOAT16_TOLERANCE if float16 else TOLERANCE
     errors = []
     for batch, height, width in ((1, 64, 96), (3, 97, 70)):
         shape = (batch, network.model.config.in_chans, *(size or (height, width)))
@@ -174,24 +188,26 @@ def _largest_error(network: Outputs, run: formats.Runner, size: tuple[int, int] 
         if list(outputs) != list(logits):
             raise ExportError(f"The file has the outputs {list(outputs)}, the model the tasks {list(logits)}")
         for name, task in network.model.tasks.items():
-            error = _error(task, logits[name], outputs[name].to(like.device), network.predictions)
-            if not error <= TOLERANCE:
+            error = _error(task, logits[name], outputs[name].to(like.device), network.predictions, float16)
+            if not error <= tolerance:
                 raise ExportError(
                     f"The file's {name} would differ from the model's by {error:.2g} of its standard deviation on "
-                    f"images {shape}, more than {TOLERANCE}; it was not kept"
+                    f"images {shape}, more than {tolerance}; it was not kept"
                 )
             errors.append(error)
     return max(errors)
 
 
-def _error(task: Task, logits: Tensor, output: Tensor, prediction: bool) -> float:
-    """Largest difference in standard deviations of the logits; for class ids, how much the best logit is larger."""
+def _error(task: Task, logits: Tensor, output: Tensor, prediction: bool, mean: bool) -> float:
+    """Largest or mean difference in standard deviations of the logits; for class ids, by how much the best logit is
+    larger."""
+    reduce = torch.mean if mean else torch.max
     if not prediction or task.activation != "argmax":
         logits = task.predict(logits) if prediction else logits
         if output.shape != logits.shape:
             raise ExportError(f"The file's {task.name} has shape {tuple(output.shape)}, not {tuple(logits.shape)}")
-        return _scaled((output - logits).abs().max(), logits)
-    return _scaled((logits.amax(1) - logits.gather(1, output[:, None])[:, 0]).max(), logits)
+        return _scaled(reduce((output - logits).abs()), logits)
+    return _scaled(reduce(logits.amax(1) - logits.gather(1, output[:, None])[:, 0]), logits)
 
 
 def _scaled(difference: Tensor, values: Tensor) -> float:

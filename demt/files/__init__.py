@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-#: The file by which a process keeps a folder to itself.
+#: The file with which a process locks a folder.
 LOCK = ".lock"
 
 

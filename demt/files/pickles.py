@@ -74,11 +74,11 @@ def read_pickle(stream: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
     try:
         for step, (opcode, value, place) in enumerate(pickletools.genops(stream)):
             if step >= _MAX_STEPS or (place or 0) - start > MAX_BYTES:
-                raise ValueError(f"its outline has more than {MAX_BYTES:,} bytes or {_MAX_STEPS:,} steps")
+                raise ValueError(f"its pickle has more than {MAX_BYTES:,} bytes or {_MAX_STEPS:,} steps")
             machine.step(opcode.name, value)
         return machine.stack.pop(), machine.storages
     except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError) as error:
-        raise ValueError(f"its outline is damaged ({error})") from error
+        raise ValueError(f"its pickle is damaged ({error})") from error
 
 
 class _Machine:
@@ -144,7 +144,7 @@ class _Machine:
         elif name == "POP":
             stack.pop()
         elif name not in ("PROTO", "FRAME", "STOP"):
-            raise ValueError(f"its outline has the instruction {name}, which torch does not write")
+            raise ValueError(f"its pickle has the instruction {name}, which torch does not write")
 
     def above_mark(self) -> list[Any]:
         """What stands on the stack above the last mark, taken off."""
@@ -158,7 +158,7 @@ class _Machine:
         kind, storage_class, key, *rest = description
         known = isinstance(storage_class, Global) and isinstance(key, str)
         if kind != "storage" or not known or rest[2:] not in ([], [None]):
-            raise ValueError("its outline names a storage in a way that torch does not")
+            raise ValueError("its pickle names a storage in a way that torch does not")
         class_name = storage_class.name.rsplit(".", 1)[-1]
         storage = Storage(key, _STORAGES.get(class_name, class_name))
         return self.storages.setdefault(storage.key, storage)
@@ -192,7 +192,7 @@ def _made(function: Any, arguments: Any) -> Any:
 def _tensor(storage: Any, dtype: str, offset: Any, size: Any, stride: Any) -> StoredTensor:
     numbers = (offset, *size, *stride)
     if not isinstance(storage, Storage) or len(size) != len(stride) or len(size) > 32:
-        raise ValueError("its outline describes a tensor in a way that torch does not")
+        raise ValueError("its pickle describes a tensor in a way that torch does not")
     if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
-        raise ValueError("its outline describes a tensor of impossible size")
+        raise ValueError("its pickle describes a tensor of impossible size")
     return StoredTensor(storage, dtype, offset, tuple(size), tuple(stride))

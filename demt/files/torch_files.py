@@ -58,7 +58,7 @@ class TorchFile:
         total = sum(self._bytes(name, stored) for name, stored in entries.items())
         # Entries that share values stand in the file once.
         if total > 8 * self.size:
-            raise ValueError(f"its tensors are said to have {total:,} bytes, the file has {self.size:,}")
+            raise ValueError(f"its tensors claim to have {total:,} bytes, but the file has {self.size:,}")
         with self.path.open("rb") as file:
             return {name: self._read(file, stored) for name, stored in entries.items()}
 
@@ -115,11 +115,11 @@ def _read_zip(path: Path, size: int) -> tuple[Any, dict[str, _Place]]:
         if sum(info.file_size for info in infos) > size:
             raise ValueError("it is an archive of files that are larger than itself")
         if outlines[0].file_size > MAX_BYTES:
-            raise ValueError(f"its outline has {outlines[0].file_size:,} bytes, expected at most {MAX_BYTES:,}")
+            raise ValueError(f"its pickle has {outlines[0].file_size:,} bytes, expected at most {MAX_BYTES:,}")
         folder = outlines[0].filename.removesuffix("data.pkl")
         order = next((info for info in infos if info.filename == f"{folder}byteorder"), None)
         if order is not None and order.file_size != len("little"):
-            raise ValueError("it was written on a machine of another byte order")
+            raise ValueError("it was written on a machine with another byte order")
         content, _ = read_pickle(io.BytesIO(archive.read(outlines[0])))
         stored = {info.filename.removeprefix(f"{folder}data/"): info for info in infos}
         places = {key: (_start(file, info), info.file_size) for key, info in stored.items()}
@@ -142,13 +142,13 @@ def _read_old(path: Path, size: int) -> tuple[Any, dict[str, _Place]]:
     with path.open("rb") as file:
         stream = io.BytesIO(file.read(MAX_BYTES + 1))
         if stream.getvalue()[:1] != b"\x80" or read_pickle(stream)[0] != _MAGIC:
-            raise ValueError("it is no file of torch.save and no safetensors file")
+            raise ValueError("it is neither a file of torch.save nor a safetensors file")
         read_pickle(stream)
         machine, _ = read_pickle(stream)
         content, storages = read_pickle(stream)
         keys, _ = read_pickle(stream)
         if not isinstance(machine, dict) or machine.get("little_endian") is not True or not isinstance(keys, list):
-            raise ValueError("it was written on a machine of another byte order, or is damaged")
+            raise ValueError("it was written on a machine with another byte order, or is damaged")
         places: dict[str, _Place] = {}
         place = stream.tell()
         for key in keys:

@@ -1,4 +1,4 @@
-"""Weights from a file, whoever wrote it: safetensors, `torch.save`, PyTorch Lightning. Nothing in the file is run."""
+"""Weights from a file, whoever wrote it: safetensors, `torch.save`, PyTorch Lightning. No code in the file is run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from demt.files.pickles import StoredTensor
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Bytes that are read of a header that may be hostile; of the published models' all have less than 0.2 MB.
+# Bytes to read of a header that may be hostile; those of the published models have less than 0.2 MB.
 _MAX_HEADER = 2**24
 #: Under which names training code keeps the weights in a checkpoint.
 _ENTRIES = ("state_dict", "model_state_dict", "model", "module", "net", "network")
@@ -118,7 +118,7 @@ def _named_tensors(content: Any, entries: Sequence[str]) -> dict[str, StoredTens
             )
         content = content[inner[0]]
     if other := [name for name, value in content.items() if not isinstance(value, StoredTensor)]:
-        raise ValueError(f"its entry {str(other[0])[:100]!r} is no dense tensor")
+        raise ValueError(f"its entry {str(other[0])[:100]!r} is not a dense tensor")
     return {str(name): value for name, value in content.items()}
 
 

@@ -30,7 +30,7 @@ _PREDICTIONS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What a model card says that the model itself does not know. What is left out stands in the card as not stated.
+    """What a model card says that the model itself does not know. What is left out appears in the card as not stated.
 
     Args:
         title: Heading; by default family, backbone, and data set or tasks.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-# Bytes that are read of a file that may be hostile; of the published models' all have less than 0.2 MB.
+# Bytes to read of a file that may be hostile; those of the published models have less than 0.2 MB.
 _MAX_CONFIG = 2**20
 
 
@@ -112,5 +112,5 @@ def _newer(values: Any, error: Exception) -> str:
     if isinstance(version, str) and numbers[0] > numbers[1]:
         return f". It was written by demt {shown(version)}, and this is {__version__}: upgrade with pip install -U demt"
     if str(error).startswith("Unknown"):
-        return ". It may be of a newer version: upgrade with pip install -U demt"
+        return ". It may be from a newer version: upgrade with pip install -U demt"
     return ""

@@ -195,8 +195,8 @@ def check_tables(model: nn.Module) -> None:
     size = sum(table.nbytes for name, table in model.named_buffers() if name not in saved)
     if size > MAX_TABLES:
         raise ValueError(
-            f"beside its weights it takes {size / 2**30:.1f} GiB of tables, expected at most {MAX_TABLES / 2**30:.0f}; "
-            "use a smaller `img_size`"
+            f"besides its weights it takes {size / 2**30:.1f} GiB of tables, expected at most {MAX_TABLES / 2**30:.0f}"
+            "; use a smaller `img_size`"
         )
 
 

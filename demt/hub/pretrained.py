@@ -45,12 +45,12 @@ class PretrainedModel(nn.Module):
         """Write config.json, model.safetensors and a model card, README.md, to `folder`, which `from_pretrained` reads.
 
         Args:
-            folder: Made if need be. Its files are replaced one by one, each when it is complete.
-            card: What to say in the card; without it, a README.md that is there stays.
+            folder: Created if needed. Its files are replaced one by one, each when it is complete.
+            card: What to say in the card; without it, an existing README.md is kept.
 
         Raises:
-            ValueError: if the configuration would not rebuild the model, which was changed by hand then (pruned, given
-                adapters or other heads), or a weight is not finite: what is written could not be loaded.
+            ValueError: if the configuration would not rebuild the model, because it was changed afterwards (pruned,
+                given adapters or other heads), or a weight is not finite: what is written could not be loaded.
             OSError: if a file cannot be written; the older one is still there then.
         """
         path = Path(folder)
@@ -71,7 +71,7 @@ class PretrainedModel(nn.Module):
         """Upload what `save_pretrained` writes to the Hugging Face Hub, in one commit.
 
         Args:
-            repo_id: ``"org/name"``; made if need be.
+            repo_id: ``"org/name"``; created if needed.
             card: What to say in the model card; without it, one that the repository has stays.
             branch, token, private, commit_message: See `demt.hub.push`.
 
@@ -109,7 +109,7 @@ class PretrainedModel(nn.Module):
         force_download: bool = False,
         **overrides: Any,
     ) -> Model:
-        """Load what `save_pretrained` or `push_to_hub` wrote, in eval mode. Nothing in the files is run.
+        """Load what `save_pretrained` or `push_to_hub` wrote, in eval mode. No code in the files is run.
 
         Args:
             source: A folder, or a repository of the Hub: ``"org/name"`` or ``"org/name@revision"``.
@@ -168,7 +168,7 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def outline(cls: type[Model], config: ModelConfig, source: str) -> Model:
-        """The model on the meta device: a configuration from elsewhere is checked before it costs memory.
+        """The model on the meta device: an untrusted configuration is checked before it takes memory.
 
         Raises:
             ValueError: if nothing can be built of `config`, which stands beside the weights that `source` names.
@@ -178,7 +178,7 @@ class PretrainedModel(nn.Module):
                 model = cls(config, pretrained_cfg=PretrainedCfg())
             check_tables(model)
             return model
-        # Whatever timm and torch raise for numbers that fit no network, and files from elsewhere may hold any.
+        # Whatever timm and torch raise for numbers that fit no network, and a file may hold any.
         except Exception as error:
             raise ValueError(f"The configuration beside {source} describes no model: {error}") from error
 
@@ -189,9 +189,9 @@ class PretrainedModel(nn.Module):
             check_state(state, self.outline(self.config, "this model").state_dict(), "this model")
         except ValueError as error:
             raise ValueError(
-                f"Nothing was written, as it could not be loaded again. {error}. If the model was changed after it was "
-                "made (pruned, compiled in parts, given adapters or other layers), undo that before saving, or keep "
-                "model.state_dict() by torch.save"
+                f"Nothing was written, because the model could not be loaded again. {error}. If the model was changed "
+                "after it was made (pruned, compiled in parts, given adapters or other layers), undo that before "
+                "saving, or keep model.state_dict() by torch.save"
             ) from error
         return state
 

@@ -45,7 +45,7 @@ def model_folder(
     force_download: bool = False,
     weights: bool = True,
 ) -> tuple[Path, str | None]:
-    """Where config.json and model.safetensors of a model are on this machine, downloaded if need be.
+    """Where config.json and model.safetensors of a model are on this machine, downloaded if needed.
 
     Args:
         source: A folder, or a repository ``"org/name"``, ``"org/name@revision"``; a folder of that name comes first.
@@ -93,7 +93,7 @@ def download(
     """Folder of the cache that holds config.json and model.safetensors of one commit of a repository.
 
     A commit that is in the cache is used without asking the Hub. Where the Hub does not answer, a branch or tag is
-    what the cache last saw of it, and a warning says so.
+    its last cached state, and a warning says so.
 
     Args:
         repo_id: ``"org/name"``.
@@ -120,7 +120,7 @@ def download(
     if folder is None and offline:
         raise FileNotFoundError(
             f"{wanted} is not in the cache {wanted.cache!r}, and offline mode (HF_HUB_OFFLINE or local_files_only) "
-            "leaves the Hub alone: load it once with network"
+            "does not ask the Hub: load it once while online"
         )
     if folder is None:
         with _readable_errors(wanted):
@@ -140,16 +140,16 @@ def push(
     commit_message: str = "Upload model",
     keep_card: bool = False,
 ) -> CommitInfo:
-    """Upload all files of a folder in one commit; the repository and the branch are created if need be.
+    """Upload all files of a folder in one commit; the repository and the branch are created if needed.
 
     Args:
         folder: What `save_pretrained` wrote.
         repo_id: ``"org/name"``.
         branch: The default branch if None.
-        token: With the right to write; by default the one of ``hf auth login`` or `HF_TOKEN`.
+        token: With write permission; by default the one of ``hf auth login`` or `HF_TOKEN`.
         private: Whether a new repository is private; by default as the organisation's settings say.
         commit_message: First line of the commit's message.
-        keep_card: Leave a model card alone that the repository has.
+        keep_card: Do not change an existing model card in the repository.
 
     Raises:
         OSError: if the Hub does not answer or refuses.
@@ -198,12 +198,12 @@ class _Wanted:
                 raise
             if self.force or (folder := self.cached()) is None:
                 raise
-            _logger.warning("%s does not answer: using %s as the cache last saw it", self.api.endpoint, self)
+            _logger.warning("%s does not answer: using the last cached state of %s", self.api.endpoint, self)
             return folder
         files = {file.rfilename for file in info.siblings or []}
         if missing := [name for name in (CONFIG, WEIGHTS) if name not in files]:
             raise FileNotFoundError(
-                f"{self} has no {' and no '.join(missing)}, so it is no model of demt (which reads weights from "
+                f"{self} has no {' and no '.join(missing)}, so it is not a demt model (which reads weights from "
                 f"safetensors only); it has {sorted(files)[:8]}"
             )
         return self._files(cached=False)
@@ -264,7 +264,7 @@ def _readable_errors(wanted: _Wanted) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            f"Cannot write {wanted} into the cache {wanted.cache!r} ({error}): make room, or give another place by "
+            f"Cannot write {wanted} into the cache {wanted.cache!r} ({error}): make room, or give another place with "
             "cache_dir= or HF_HOME",
         ) from None
 

@@ -59,7 +59,7 @@ def points_picture(
                 continue
             radius = 2 + width / 14 * math.sqrt(found.contribution[index] / total)
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_POINT, outline=_INK)
-        _cross(draw, _place(pixel, scale, margin))
+        cross(draw, _place(pixel, scale, margin))
         panels.append((f"{_title(task)}: {int(found.inside.sum())} of {len(found.xy)} points on the map", panel))
     return _grid(panels)
 
@@ -159,7 +159,7 @@ def _maps(
         heat = Image.fromarray(_heat(values / high))
         panel = Image.blend(image.convert("L").convert("RGB"), heat.resize(image.size, Image.Resampling.NEAREST), 0.7)
         if pixel is not None:
-            _cross(ImageDraw.Draw(panel), pixel)
+            cross(ImageDraw.Draw(panel), pixel)
         total = f"{100 * float(values.sum() if pixel else values.mean()):.1f} %"
         panels.append((f"{_title(task)} asks {_title(name)}: {total}", panel))
     return _grid(panels, f"Dark is 0, bright {100 * high:.3g} % of what {_title(task).lower()} takes at a cell")
@@ -183,7 +183,7 @@ def _faded(image: Image.Image) -> Image.Image:
     return Image.blend(image, Image.new("RGB", image.size, _PAPER), 0.25)
 
 
-def _cross(draw: ImageDraw.ImageDraw, at: tuple[float, float]) -> None:
+def cross(draw: ImageDraw.ImageDraw, at: tuple[float, float]) -> None:
     for width, colour in ((5, _PAPER), (2, _MARK)):
         draw.line((at[0] - 9, at[1], at[0] + 9, at[1]), fill=colour, width=width)
         draw.line((at[0], at[1] - 9, at[0], at[1] + 9), fill=colour, width=width)

@@ -36,7 +36,7 @@ def in_eval_mode(model: Model) -> Model:
         return twin(model)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
-            f"Call model.eval() first: the model is in training mode and not to be copied: {error}"
+            f"Call model.eval() first: the model is in training mode and cannot be copied: {error}"
         ) from error
 
 
@@ -85,7 +85,7 @@ def finite_logits(model: MultiTaskModel, images: Tensor) -> dict[str, Tensor]:
     if broken := [name for name, good in zip(logits, finite) if not good]:
         raise ValueError(
             f"The model gives NaN or infinite values for {', '.join(broken)}: its weights hold some, or "
-            f"{images.dtype} is too small for its values; check the weights, or use float32"
+            f"{images.dtype} cannot represent its values; check the weights, or use float32"
         )
     return logits
 
@@ -134,7 +134,7 @@ def cpu_has_bf16() -> bool:
 
 
 def model_digest(model: MultiTaskModel) -> str:
-    """What tells a model from another one: weights, outputs, and how images are prepared, as hexadecimal digits.
+    """A digest of what distinguishes a model: weights, outputs, and how images are prepared, as hexadecimal digits.
 
     Not where it was loaded from: a model that was moved is the same.
     """

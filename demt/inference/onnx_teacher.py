@@ -35,8 +35,8 @@ def onnx_teacher(path: Path) -> Teacher:
     about = next((file for file in beside if file.is_file()), None)
     if about is None:
         raise FileNotFoundError(
-            f"No description of {str(path)!r}: write {beside[0].name!r} beside it, which says what goes in and what "
-            "comes out (docs/teachers.md)"
+            f"No description of {str(path)!r}: write {beside[0].name!r} beside it, which describes its inputs and "
+            "outputs (docs/teachers.md)"
         )
     description = read_description(about)
     tasks = {name: output.task(name) for name, output in description.outputs.items()}
@@ -135,8 +135,8 @@ class _Network:
         if task.activation in ("argmax", "foreground", "sigmoid"):
             if maps.min() < -1e-3 or maps.max() > 1.001:
                 raise TeacherError(
-                    f"{where} has values from {maps.min():.4g} to {maps.max():.4g}, no probabilities; declare its "
-                    f"`scaling`, one of {get_args(Scaling)[1:]}"
+                    f"{where} has values from {maps.min():.4g} to {maps.max():.4g}, which are not probabilities; "
+                    f"declare its `scaling`, one of {get_args(Scaling)[1:]}"
                 )
             maps = maps.clamp(0, 1)
         elif task.activation == "unit" and task.channels == 3:

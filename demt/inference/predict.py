@@ -62,11 +62,11 @@ def predict(
     """Predict every task of a model on one image or several.
 
     Args:
-        model: The model, left as it is: where modules of it are in training mode, a copy that shares its weights runs
-            in eval mode. Several threads may predict with one model, also while it is trained.
+        model: The model, which is not changed: if modules of it are in training mode, a copy that shares its weights
+            runs in eval mode. Several threads may predict with one model, also while it is trained.
         image: A path, PIL image, array or tensor (see `demt.data.images.read_image`), or a list or tuple of them.
         max_size: Longest side, in pixels, at which the network runs; larger images are shrunk for it and predictions
-            brought back to the image's size. By default ``model.pretrained_cfg.max_size``, at which it was evaluated.
+            resized back to the image. By default ``model.pretrained_cfg.max_size``, at which it was evaluated.
         tile: Side, or height and width, in pixels, of tiles in which the network runs over the whole image at its own
             size, instead of on a smaller one. Needs bounded memory whatever the size of the image.
         overlap: Pixels that neighbouring tiles share and are blended over; by default a quarter of the tile.
@@ -93,7 +93,7 @@ def predict(
     tiles = check_options(model, max_size=max_size, tile=tile, overlap=overlap, batch_size=batch_size)
     views = None if tta is None else as_views(tta)
     if tiles is not None and (views is not None or confidence):
-        raise ValueError("Tiles are blended, and have neither averages nor confidence: leave out `tile`, or the others")
+        raise ValueError("`tile` cannot be combined with `tta` or `confidence`: leave out one of them")
     max_size = max_size or model.pretrained_cfg.max_size
     model = in_eval_mode(model)
     images: Any = image if isinstance(image, (list, tuple)) else [image]
@@ -134,7 +134,7 @@ def _tiles(tile: int | tuple[int, int] | None, overlap: int | None, max_size: in
     """Tiles' height and width, and the two overlaps."""
     if tile is None:
         if overlap is not None:
-            raise ValueError(f"`overlap` is that of tiles: give `tile` too, got overlap={overlap!r} alone")
+            raise ValueError(f"`overlap` needs `tile`: give both, got overlap={overlap!r} only")
         return None
     if max_size is not None:
         raise ValueError(f"With `tile` the network runs at the image's own size: leave out max_size={max_size!r}")

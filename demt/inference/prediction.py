@@ -30,8 +30,8 @@ class Prediction(dict[str, NDArray[Any]]):
         maps: Arrays by task, as `demt.predict` describes them.
         tasks: The tasks of these names.
         image: The image, of the arrays' size.
-        confidence: How sure the tasks are, where that was asked for; see `demt.predict`.
-        note: A line above the panel: what the model was trained on, where that is known.
+        confidence: How sure the network is of each task, if asked for; see `demt.predict`.
+        note: A line above the panel: what the model was trained on, if known.
 
     Attributes:
         tasks, image, note: See above.
@@ -88,7 +88,7 @@ class Prediction(dict[str, NDArray[Any]]):
             The panel's path.
 
         Raises:
-            ValueError: for a stem that is no plain name of a file.
+            ValueError: for a stem that is not a plain file name.
             FileExistsError: if another file has the name of a result; nothing is written then.
             OSError: if a file cannot be written.
         """
@@ -119,14 +119,14 @@ class Prediction(dict[str, NDArray[Any]]):
                 where it is not finite or not above 0 are left out.
 
         Raises:
-            ValueError: for both or neither of the first two, what is no camera, a task that is not predicted, one that
-                is no depth, or one that is a disparity.
+            ValueError: for both or neither of the first two, an invalid camera, a task that is not predicted, one that
+                is not depth, or one that is a disparity.
         """
         if depth not in self:
             raise ValueError(f"Expected `depth` to be one of {list(self)}, got {depth!r}")
         task = self.tasks[depth]
         if self[depth].ndim != 2 or task.activation != "identity":
-            raise ValueError(f"Expected `depth` to name a task of depth, got {depth!r}, which is none")
+            raise ValueError(f"Expected `depth` to name a task of depth, got {depth!r}, which is not one")
         if task.unit == "px":
             raise ValueError(
                 f"{depth!r} is a disparity in pixels: give demt.inference.point_cloud.back_project the depth, "

@@ -30,6 +30,27 @@ def this_process() -> tuple[int, int]:
     return int(texts[0]), int(texts[1])
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def threads_of_torch(sharing: int) -> Iterator[None]:
+    """Within it an operation of torch uses a share of the threads that it has outside, for `sharing` at once.
+
+    This is a setting of the process: for one that does nothing else.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(before // sharing, 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @contextmanager
 def together() -> Iterator[Callable[[T], list[T]]]:
     """A function that gives the first process what every process has, and the others an empty list.

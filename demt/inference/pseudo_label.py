@@ -63,7 +63,7 @@ def pseudo_label(
 ) -> PseudoLabels:
     """Label a folder of pictures, and write pictures and labels as a data set.
 
-    A call that was stopped is repeated to go on, and gives the folder that an undisturbed one gives; pictures added
+    After an interruption repeat the call: the folder ends up as after an uninterrupted one; pictures added
     since are labelled, too. Another teacher may add other tasks to the same folder. A picture that cannot be read is
     left out, and tried again by the next call.
 
@@ -93,7 +93,9 @@ def pseudo_label(
     source, root = Path(images), Path(out)
     within = (source.resolve(), root.resolve())
     if within[0] in (within[1], *within[1].parents) or within[1] in within[0].parents:
-        raise ValueError(f"`out` {str(root)!r} and `images` {str(source)!r} lie in one another; give another folder")
+        raise ValueError(
+            f"`out` {str(root)!r} and `images` {str(source)!r} must not contain each other; give another folder"
+        )
     pictures = by_name(source, PICTURES)
     judge = as_teacher(teacher, tasks)
     for task in judge.tasks.values():
@@ -130,10 +132,10 @@ class _Folder:
         record = self.root / RECORD
         strange = self.root.exists() and (not self.root.is_dir() or set(_visible(self.root)) - {RECORD})
         if strange and not record.exists():
-            raise FileExistsError(f"{str(self.root)!r} exists and is no folder of pseudo-labels; give another")
+            raise FileExistsError(f"{str(self.root)!r} exists and is not a folder of pseudo-labels; give another")
         self.record = _read_record(record) if record.exists() else {"size": self.size, "tasks": {}}
         if self.record["size"] != self.size:
-            raise ValueError(f"{str(self.root)!r} was begun with `size` {self.record['size']}, now {self.size}")
+            raise ValueError(f"{str(self.root)!r} was started with `size` {self.record['size']}, now {self.size}")
         for name, entry in self.entries.items():
             if (before := self.record["tasks"].get(name, entry)) != entry:
                 changed = sorted(key for key in {*before, *entry} if before.get(key) != entry.get(key))
@@ -196,7 +198,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         assert {"size", "tasks"} <= set(record)
         assert all({"task", "encoding", "ending"} <= set(entry) for entry in record["tasks"].values())
     except (ValueError, TypeError, AttributeError, AssertionError, RecursionError):
-        raise ValueError(f"{str(path)!r} is no record of pseudo-labels, or damaged; give another folder") from None
+        raise ValueError(f"{str(path)!r} is damaged, or not a record of pseudo-labels; give another folder") from None
     return record  # type: ignore[no-any-return]
 
 

@@ -45,7 +45,7 @@ def endings(tasks: Mapping[str, Task], kinds: Collection[str]) -> list[str]:
         raise ValueError(f"Expected `save` to be of {', '.join(KINDS)}, got {unknown[0]!r}")
     if not kinds:
         raise ValueError(f"`save` names nothing to save; expected some of {', '.join(KINDS)}")
-    deep = [f"_{name}.16bit.png" for name, task in tasks.items() if _is_deep(task)]
+    deep = [f"_{name}.16bit.png" for name, task in tasks.items() if is_deep(task)]
     if "png16" in kinds and not deep:
         raise ValueError(f"`save` asks for png16, pictures of normals and of metres; the tasks are {list(tasks)}")
     found: list[str] = [panel_ending(tasks)] * ("panel" in kinds) + [".npz"] * ("arrays" in kinds)
@@ -85,7 +85,7 @@ def encode(
     for name, task in tasks.items():
         if "pictures" in kinds:
             files[f"_{name}.png"] = _png(task_picture(task, prediction[name]), digest)
-        if "png16" in kinds and _is_deep(task):
+        if "png16" in kinds and is_deep(task):
             values = deep_values(task, prediction[name])
             grey = values.ndim == 2
             files[f"_{name}.16bit.png"] = (
@@ -145,7 +145,8 @@ def deep_values(task: Task, prediction: NDArray[Any]) -> NDArray[np.uint16]:
     return np.where((millimetres > 0) & (millimetres < 2**16), millimetres, 0).astype(np.uint16)
 
 
-def _is_deep(task: Task) -> bool:
+def is_deep(task: Task) -> bool:
+    """Whether a task has 16-bit pictures."""
     metres = task.activation == "identity" and task.channels == 1 and task.unit == "m"
     return metres or (task.activation == "unit" and task.channels == 3)
 

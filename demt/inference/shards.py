@@ -79,7 +79,7 @@ def _check_end(stream: IO[bytes], path: Path) -> None:
     size = stream.seek(0, io.SEEK_END)
     stream.seek(max(size - 1024, 0))
     if not compressed and (size < 1024 or any(stream.read(1024))):
-        raise ShardError(f"{str(path)!r} cannot be read as a shard: it is cut off, or no archive")
+        raise ShardError(f"{str(path)!r} cannot be read as a shard: it is cut off, or not an archive")
     stream.seek(0)
 
 

@@ -1,4 +1,4 @@
-"""Predictions on a stream of pictures: read ahead in threads, run in batches of one size, finished in threads.
+"""Predictions on a stream of pictures: threads take batches of one size, and read, run and finish them.
 
 Which pictures run together depends on the pictures alone, never on time: repeated, a run gives the same bits.
 """
@@ -6,10 +6,10 @@ Which pictures run together depends on the pictures alone, never on time: repeat
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -20,7 +20,8 @@ from torch import Tensor
 from demt.inference.forward import autocast, finite_logits, in_eval_mode
 from demt.inference.predict import Tiles, at_size
 from demt.inference.prediction import as_picture
-from demt.inference.preprocess import prepare
+from demt.inference.preprocess import fitted_size, prepare
+from demt.inference.processes import cores
 from demt.inference.tiles import predict_tiled
 from demt.models import MultiTaskModel
 from demt.viz import fitted_image
@@ -71,6 +72,19 @@ def as_read(model: MultiTaskModel, image: Tensor, settings: Settings) -> Read:
     return Read(values, (image.shape[1], image.shape[2]), shown)
 
 
+def of_one_size(
+    items: Sequence[Item], size_of: Callable[[Item], tuple[int, int] | None], settings: Settings
+) -> Iterator[list[Item]]:
+    """Batches of pictures of one size, as far as their headers tell."""
+    groups: dict[tuple[int, int] | None, list[Item]] = {}
+    for item in items:
+        size = size_of(item)
+        groups.setdefault(size and fitted_size(size, settings.max_size), []).append(item)
+    for group in groups.values():
+        for start in range(0, len(group), settings.pictures):
+            yield group[start : start + settings.pictures]
+
+
 def predict_stream(
     model: MultiTaskModel,
     batches: Iterable[Sequence[Item]],
@@ -80,7 +94,7 @@ def predict_stream(
     *,
     wanted: Callable[[Item], bool] = lambda _: True,
 ) -> Iterator[tuple[Item, Result | Exception | None]]:
-    """Predict on batches of pictures.
+    """Predict on batches of pictures; a thread takes one from reading to the end.
 
     Args:
         model: Any; where it is in training mode, a copy runs.
@@ -94,37 +108,54 @@ def predict_stream(
         Each picture, with what `finish` gives, the error of reading it or predicting on it, or None if not wanted.
     """
     network = in_eval_mode(model)
+    running, stopped = threading.Semaphore(_models_at_once(model, settings)), threading.Event()
+
+    def work(batch: Sequence[Item]) -> list[tuple[Item, Result | Exception | None]]:
+        results: list[tuple[Item, Result | Exception | None]] = []
+        pictures: list[tuple[Item, Read]] = []
+        for item in batch:
+            if stopped.is_set():
+                return []
+            try:
+                pictures.append((item, read(item)))
+            except (ValueError, OSError) as error:
+                results.append((item, error))
+        if not any(wanted(item) for item, _ in pictures):
+            return results + [(item, None) for item, _ in pictures]
+        with running:
+            found = _run(network, [picture for _, picture in pictures], settings)
+        for (item, picture), maps in zip(pictures, found):
+            if stopped.is_set():
+                return []
+            if isinstance(maps, Exception):
+                results.append((item, maps))
+            elif wanted(item):
+                prediction = {name: _at_size(network, name, maps[name], picture.size) for name in settings.tasks}
+                results.append((item, finish(item, picture, prediction)))
+            else:
+                results.append((item, None))
+        return results
+
     # Of large images, which tiles are for, memory holds as few as can be.
-    ahead = 1 if settings.tiles else 2 + settings.threads // settings.batch_size
-    finishing: deque[tuple[Item, Future[Result]]] = deque()
+    pool = ThreadPoolExecutor(min(settings.threads, 2) if settings.tiles else settings.threads)
+    waiting: deque[Future[list[tuple[Item, Result | Exception | None]]]] = deque()
+    try:
+        for batch in batches:
+            waiting.append(pool.submit(work, batch))
+            if len(waiting) > settings.threads:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
 
-    def whole(item: Item, picture: Read, maps: Maps) -> Result:
-        prediction = {name: _at_size(network, name, maps[name], picture.size) for name in settings.tasks}
-        return finish(item, picture, prediction)
 
-    with _threads(settings.threads) as pool:
-        for batch, futures in _ahead(pool, read, batches, ahead):
-            pictures: list[tuple[Item, Read]] = []
-            for item, future in zip(batch, futures):
-                try:
-                    pictures.append((item, future.result()))
-                except (ValueError, OSError) as error:
-                    yield item, error
-            if not any(wanted(item) for item, _ in pictures):
-                yield from ((item, None) for item, _ in pictures)
-                continue
-            for (item, picture), maps in zip(pictures, _run(network, [picture for _, picture in pictures], settings)):
-                if isinstance(maps, Exception):
-                    yield item, maps
-                elif wanted(item):
-                    finishing.append((item, pool.submit(whole, item, picture, maps)))
-                else:
-                    yield item, None
-            while len(finishing) > ahead * settings.pictures:
-                done, result = finishing.popleft()
-                yield done, result.result()
-        for done, result in finishing:
-            yield done, result.result()
+def _models_at_once(model: MultiTaskModel, settings: Settings) -> int:
+    """How many threads may run the model: as many as find cores, each taking those that torch is set to use."""
+    if next(model.parameters()).device.type != "cpu":
+        return 1
+    return max(min(settings.threads, cores() // torch.get_num_threads()), 1)
 
 
 def _run(model: MultiTaskModel, pictures: Sequence[Read], settings: Settings) -> list[Maps | Exception]:
@@ -160,25 +191,3 @@ def _forward(model: MultiTaskModel, inputs: list[Tensor], settings: Settings) ->
 
 def _at_size(model: MultiTaskModel, name: str, values: Tensor | NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return at_size(model.tasks[name], values, size) if isinstance(values, Tensor) else values
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, read: Callable[[Item], Read], batches: Iterable[Sequence[Item]], count: int
-) -> Iterator[tuple[Sequence[Item], list[Future[Read]]]]:
-    """Batches and what is read of them, `count` batches ahead."""
-    waiting: deque[tuple[Sequence[Item], list[Future[Read]]]] = deque()
-    for batch in batches:
-        waiting.append((batch, [pool.submit(read, item) for item in batch]))
-        if len(waiting) > count:
-            yield waiting.popleft()
-    yield from waiting
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that end soon when the work is broken off."""
-    pool = ThreadPoolExecutor(count)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""From what a teacher thinks to labels: pixels that it is unsure of have none."""
+"""From a teacher's output to labels: pixels that it is unsure of get none."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def label(task: Task, opinion: Opinion, size: tuple[int, ...], thresholds: Thres
     if task.activation == "argmax":
         known = np.isin(values, [*range(task.channels), IGNORE])
         if not known.all():
-            raise TeacherError(f"{values[~known][0]} is no class of {task.name!r}, which has {task.channels} classes")
+            raise TeacherError(
+                f"{values[~known][0]} is not a class of {task.name!r}, which has {task.channels} classes"
+            )
         ids: NDArray[np.uint8] = values.astype(np.uint8)
         return (
             ids if certainty is None else np.where(np.asarray(certainty) < thresholds.confidence, np.uint8(IGNORE), ids)

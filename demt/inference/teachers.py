@@ -30,7 +30,7 @@ Function: TypeAlias = Callable[[Pixels], Mapping[str, Opinion]]
 
 
 class TeacherError(ValueError):
-    """A teacher gives what no label can be made of: that ends a run, unlike a picture that cannot be read."""
+    """A teacher's output cannot become a label: that ends a run, unlike a picture that cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Teacher:
         function: From pixels (H, W, 3) of uint8 to a map of each task at the picture's size. Class maps: class ids
             (H, W), 255 where there is none, or a pair of ids and of confidence (H, W) in [0, 1]. `sal`, `edge` and
             their like: probabilities (H, W). Other maps: (H, W), or (C, H, W) for several channels.
-        about: What tells it from another teacher.
+        about: What distinguishes it from another teacher.
     """
 
     tasks: dict[str, Task]
@@ -53,7 +53,7 @@ class Teacher:
 def as_teacher(
     teacher: MultiTaskModel | Function | str | PathLike[str], tasks: TaskSpec | Iterable[str] | str | None = None
 ) -> Teacher:
-    """A teacher from what a user calls one.
+    """A teacher from what a user passes.
 
     Args:
         teacher: A demt model or all that names one for `demt.create_model`, which then has its weights; the path of a

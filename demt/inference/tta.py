@@ -1,4 +1,4 @@
-"""Averages at test time: an image mirrored and in several sizes, each task averaged in its own meaning."""
+"""Averages at test time: an image mirrored and in several sizes, each task averaged according to its meaning."""
 
 from __future__ import annotations
 

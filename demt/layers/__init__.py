@@ -1,4 +1,4 @@
-"""Building blocks, each usable alone: maps in, maps out, any width, any number of tasks, any size from 1×1."""
+"""Building blocks, each usable on its own: maps in, maps out, any width, any number of tasks, any size from 1×1."""
 
 from collections.abc import Callable, Sequence
 

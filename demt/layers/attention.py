@@ -43,7 +43,7 @@ def attention_function(attention: str, heads: int, *, window: int, shift: int) -
 def query_and_key(
     attention: str, channels: int, heads: int, points: int, *, bias: bool = True
 ) -> tuple[nn.Linear, nn.Linear]:
-    """Layers whose product is a score, or for ``"deformable"`` whose sum is `points` points a head.
+    """Layers whose product is a score, or for ``"deformable"`` whose sum is `points` points per head.
 
     The key has no bias: it would add the same to all scores of a query, and softmax cancel it. Deformable attention
     begins as in Deformable DETR: no weights, and a bias that puts points on rays around the pixel with equal weights.

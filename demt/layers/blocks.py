@@ -7,6 +7,7 @@ for speed lies in `demt.ops`, each function beside a plain one that computes the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
@@ -17,10 +18,12 @@ from demt.config import InitialOffsets, InteractionAttention, QueryAttention
 from demt.layers.attention import attention_function, query_and_key
 from demt.layers.checks import check_choice, check_divides, check_maps, check_positive
 from demt.ops import (
+    Query,
     deform_mix,
     float32_convolution,
     is_hooked,
     per_pixel,
+    pixel_attentions,
     resize,
 )
 
@@ -58,7 +61,7 @@ class ChannelMixer(nn.Module):
 
 
 class SpatialDeformable(nn.Module):
-    """Spatial-aware deformable operator [3, 4]: a deformable 1×1 convolution with one offset a channel.
+    """Spatial-aware deformable operator [3, 4]: a deformable 1×1 convolution with one offset per channel.
 
     With u = Conv3×3(x) (18 channels, weight initially zero) and g the 1-based rows and columns of the 3×3
     neighbourhood (9 + 9 channels), offsets are Δ = Conv3×3(u + g) in two groups: the first half of the offset channels
@@ -212,7 +215,7 @@ class TaskInteractionBlock(nn.Module):
             ``"pointwise"``: each token attends to itself alone, which is what the released models compute. The
             attention is then its value and output projection, and the block has no query and key parameters.
             At linear cost, of other papers: ``"window"``: over the tokens of a `window` × `window` window of all tasks
-            (`demt.ops.window_attention`); ``"deformable"``: over T·`points` learnt points a head
+            (`demt.ops.window_attention`); ``"deformable"``: over T·`points` learnt points per head
             (`demt.ops.deformable_attention`), which start on rays around the pixel, with equal weights.
         window, shift: Side of the windows in pixels, and how far they are shifted: less than `window`.
         points: Points of a head in the map of each task.
@@ -260,6 +263,10 @@ class TaskInteractionBlock(nn.Module):
         maps = stacked if stacked.ndim == 5 else stacked[:, None]
         fused = self.attend(maps, maps, [self.query], [self.key], [self.value], out)
         return fused.view(stacked.shape)
+
+    def layers(self) -> tuple[nn.Module, ...]:
+        """The layers of a ``"pointwise"`` interaction, in order."""
+        return self.value, self.proj, self.linear, self.norm
 
 
 class TaskQueryBlock(nn.Module):
@@ -327,9 +334,20 @@ class TaskQueryBlock(nn.Module):
             raise ValueError(
                 f"Expected `x` and `fused` of the same batch and size, got {tuple(x.shape)} and {tuple(fused.shape)}"
             )
+        *layers, norm = self.layers()
+        return per_pixel(self.attend(x, fused, *layers), norm, residual=x)
+
+    def layers(self) -> Query:
+        """The layers in their order: q, k, v, what comes after attention, and the norm before x is added."""
         q, k, v = (self.norm_query, self.query), (self.norm_key, self.key), (self.norm_value, self.value)
-        out = (self.proj, self.linear)
-        return per_pixel(self.attend(x, fused, q, k, v, out), self.norm, residual=x)
+        return Query(q, k, v, (self.proj, self.linear), self.norm)
+
+
+def ask_together(blocks: Sequence[TaskQueryBlock], maps: Sequence[Tensor], fused: Tensor) -> list[Tensor]:
+    """What each ``"pixelwise"`` block makes of its map (B, D, H, W) and fused (B, T, D, H, W), in larger products."""
+    layers = zip(*(block.layers()[:4] for block in blocks))
+    attended = pixel_attentions(maps, fused, *layers, blocks[0].heads)
+    return [per_pixel(each, block.norm, residual=x) for each, block, x in zip(attended, blocks, maps)]
 
 
 class GatingAttention(nn.Module):

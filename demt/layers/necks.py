@@ -31,7 +31,7 @@ class Neck(nn.Module):
         for i, (level, channels) in enumerate(zip(levels, self.in_channels)):
             check_maps(f"levels[{i}]", level, channels, (4,))
             if level.shape[0] != levels[0].shape[0]:
-                raise ValueError(f"Expected `levels` of one batch, got {[lvl.shape[0] for lvl in levels]}")
+                raise ValueError(f"Expected `levels` of the same batch, got {[lvl.shape[0] for lvl in levels]}")
 
 
 class LinearNeck(Neck):

@@ -66,7 +66,7 @@ class PPMNeck(FPNNeck):
 
     That level is averaged over n×n bins, for each n of `bins`; each grid goes through Conv1×1(D)+ReLU and back to the
     level's size (bilinear), and Conv3×3(D)+ReLU joins all of them and the level itself (Zhao et al., CVPR 2017). There
-    is no batch norm: a single image has one value a channel in the grid of one bin.
+    is no batch norm: a single image has one value per channel in the grid of one bin.
 
     Args:
         in_channels: Channels C_i of the levels.

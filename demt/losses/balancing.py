@@ -1,7 +1,7 @@
 """Balancing of task losses by scalar weights: fixed, learned from uncertainty, or from the speed of learning.
 
 A balancer takes the losses (T,) of one step and which of them had labels (T,), and returns the weighted sum and the
-weight of each task. A task without labels takes no part in a step.
+weight of each task. A task without labels is left out of a step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class FixedWeights(nn.Module):
     """Σ wᵢ·Lᵢ.
 
     Args:
-        weights: One factor a task.
+        weights: One factor per task.
     """
 
     weights: Tensor
@@ -38,7 +38,7 @@ class UncertaintyWeights(nn.Module):
     ``parameters()`` of this module to the optimiser, without weight decay.
 
     Args:
-        weights: One factor wᵢ a task, usually 1.
+        weights: One factor wᵢ per task, usually 1.
         classification: Whether each task's loss is that of a classification.
     """
 
@@ -68,7 +68,7 @@ class DynamicWeightAverage(nn.Module):
     With several processes, `step_epoch` sums over them: call it on every process.
 
     Args:
-        weights: One factor wᵢ a task, usually 1.
+        weights: One factor wᵢ per task, usually 1.
         temperature: Higher is closer to equal weights; 2 in the paper.
     """
 

@@ -114,7 +114,9 @@ def l1(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
 def _cross_entropy_map(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     target = label_map(target)
     if logits.shape[-2:] != target.shape[-2:]:
-        raise ValueError(f"Expected logits and labels of one size, got {tuple(logits.shape)} and {tuple(target.shape)}")
+        raise ValueError(
+            f"Expected logits and labels of the same size, got {tuple(logits.shape)} and {tuple(target.shape)}"
+        )
     valid = valid_mask(target, ignore_index)
     x = _quiet(logits, valid[:, None])
     return F.cross_entropy(x, target.long().masked_fill(~valid, 0), reduction="none"), valid

@@ -63,7 +63,7 @@ class MultiTaskLoss(nn.Module):
         temperature: Of ``"dwa"``.
         across_processes: Weigh each process's losses by its share of all labelled pixels, times the number of
             processes: the mean over processes is then the mean over all pixels. Call it on every process.
-        validate: Check values of labels and logits in every call. This waits for the device once a step; shapes are
+        validate: Check values of labels and logits in every call. This waits for the device once per step; shapes are
             checked in any case.
 
     Raises:
@@ -122,7 +122,7 @@ class MultiTaskLoss(nn.Module):
 
         Args:
             outputs: The model's logits (B, C, h, w) of every task; smaller ones are upsampled to the labels' size.
-            targets: Label maps by task, (B, H, W) or (B, C, H, W). Tasks may be missing; other keys are passed over.
+            targets: Label maps by task, (B, H, W) or (B, C, H, W). Tasks may be missing; other keys are ignored.
 
         Raises:
             ValueError: for missing logits, shapes that do not fit, and, with ``validate``, labels out of range or

@@ -1,4 +1,4 @@
-"""Metrics of the built-in tasks, alone or all at once."""
+"""Metrics of the built-in tasks, separately or all at once."""
 
 from demt.metrics.boundary.metric import BoundaryScore
 from demt.metrics.boundary.scores import BoundaryScores

@@ -64,7 +64,7 @@ class DenseMetric(Metric):
         name = type(self).__name__
         if preds.shape != target.shape:
             raise ValueError(
-                f"{name}: expected `preds` and `target` of one shape, got {tuple(preds.shape)} and "
+                f"{name}: expected `preds` and `target` of the same shape, got {tuple(preds.shape)} and "
                 f"{tuple(target.shape)}"
             )
         labels = target[target != self.ignore_index] if self.validate else target[:0]

@@ -14,9 +14,9 @@ from demt.metrics.boundary.metric import BoundaryScore
 class EdgeMetrics(WrapperMetric):
     """`BoundaryScore` on each image without its padding, as a dictionary ``odsF``, ``oisF``, ``ap``.
 
-    Boundary evaluation knows no ignored pixels. So each image is cropped to the smallest box around its labelled
-    pixels, what is ignored within the box counts as no boundary, and an image without labels is left out. Soft labels,
-    such as the mean of several annotators, are boundaries from 0.5 on.
+    Boundary evaluation has no notion of ignored pixels. So each image is cropped to the smallest box around its
+    labelled pixels, ignored pixels within the box do not count as boundary, and an image without labels is left out.
+    Soft labels, such as the mean of several annotators, are boundaries from 0.5 on.
 
     Args:
         max_distance: Largest distance at which boundary pixels match, as a share of the image's diagonal.
@@ -61,6 +61,6 @@ class EdgeMetrics(WrapperMetric):
         return {"odsF": float(scores.ods), "oisF": float(scores.ois), "ap": float(scores.ap)}
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset to the initial state."""
         super().reset()
         self.metric.reset()

@@ -134,7 +134,7 @@ class MultiTaskMetrics(nn.Module):
 
         Args:
             outputs: The model's logits (B, C, h, w); smaller ones are upsampled to the labels' size.
-            targets: Label maps by task, (B, H, W) or (B, C, H, W). Tasks may be missing; other keys are passed over.
+            targets: Label maps by task, (B, H, W) or (B, C, H, W). Tasks may be missing; other keys are ignored.
 
         Raises:
             ValueError: naming the task: for missing logits, shapes that do not fit, and, with ``validate``, labels out
@@ -207,7 +207,7 @@ class MultiTaskMetrics(nn.Module):
         return dict(results)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset to the initial state."""
         self.results = None
         self._unchecked = {}
         for name in self.tasks:

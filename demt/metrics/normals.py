@@ -53,7 +53,7 @@ class NormalsMetrics(DenseMetric):
             target: Unit normals (B, 3, H, W).
 
         Raises:
-            ValueError: for shapes that differ, predictions that are not finite, or labels that are no unit vectors.
+            ValueError: for shapes that differ, predictions that are not finite, or labels that are not unit vectors.
         """
         if preds.ndim != 4 or preds.shape[1] != 3:
             raise ValueError(f"Expected `preds` of shape (B, 3, H, W), got {tuple(preds.shape)}")

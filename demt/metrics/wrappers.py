@@ -15,7 +15,7 @@ class ValidPixels(WrapperMetric):
     """Hand only labelled pixels on to a metric: (N,) values, or (N, C) vectors for maps with C > 1 channels.
 
     Args:
-        metric: Any torchmetrics metric of one value a sample.
+        metric: Any torchmetrics metric of one value per sample.
         ignore_index: Label of pixels to leave out.
 
     Example:
@@ -36,7 +36,7 @@ class ValidPixels(WrapperMetric):
         preds, target = (x[:, 0] if x.ndim == 4 and x.shape[1] == 1 else x for x in (preds, target))
         if preds.shape != target.shape:
             raise ValueError(
-                f"Expected `preds` and `target` of one shape, got {tuple(preds.shape)} and {tuple(target.shape)}"
+                f"Expected `preds` and `target` of the same shape, got {tuple(preds.shape)} and {tuple(target.shape)}"
             )
         valid = valid_mask(target, self.ignore_index)
         p, g = (x.movedim(1, -1)[valid] if x.ndim == 4 else x[valid] for x in (preds, target))
@@ -57,6 +57,6 @@ class ValidPixels(WrapperMetric):
         return self.metric(*self._pixels(preds, target))
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset to the initial state."""
         super().reset()
         self.metric.reset()

@@ -18,7 +18,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class MultiTaskHead(nn.Module):
-    """Backbone levels to logits: a neck, something between that a subclass adds, and one head a task.
+    """Backbone levels to logits: a neck, something between that a subclass adds, and one head per task.
 
     Args:
         in_channels, strides: Channels and strides of the backbone's levels.

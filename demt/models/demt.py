@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from demt.config import ModelConfig
 from demt.layers import DeformableMixer, GatingAttention, TaskInteractionBlock, TaskQueryBlock
+from demt.layers.blocks import ask_together
 from demt.models.baseline import MultiTaskHead
-from demt.ops import by_rows, stack_tasks
+from demt.ops import by_rows, can_be_taken_apart, interact_and_query, stack_tasks
+from demt.ops.dispatch import standard_operators_are_asked
 
 
 class DeMTHead(MultiTaskHead):
@@ -57,9 +59,27 @@ class DeMTHead(MultiTaskHead):
 
     def decode(self, *mixed: Tensor) -> list[Tensor]:
         """The mixed maps (B, D, h, w) of the tasks to their final ones: interaction, queries, gating."""
+        if self._in_one_pass():
+            queries = [self.queries[task].layers() for task in self.tasks]
+            return [
+                self.gating(z) for z in interact_and_query(mixed, self.interaction.layers(), queries, self.config.heads)
+            ]
         stacked = stack_tasks(mixed)  # S (B, T, D, h, w)
         fused = self.run(self.interaction, stacked)  # [5]
+        if standard_operators_are_asked() and self.config.query == "pixelwise":
+            return [self.gating(z) for z in ask_together(list(self.queries.values()), stacked.unbind(1), fused)]
         return [self.run(self._ask, task, x, fused) for task, x in zip(self.tasks, stacked.unbind(1))]
+
+    def _in_one_pass(self) -> bool:
+        """Whether this is training in which no pixel sees another, and nobody looks at the blocks."""
+        blocks = [self.interaction, *(self.queries[task] for task in self.tasks)]
+        return (
+            self.training
+            and not self.grad_checkpointing
+            and self.config.interaction == "pointwise"
+            and self.config.query == "pixelwise"
+            and all(can_be_taken_apart(block, TaskInteractionBlock, TaskQueryBlock) for block in blocks)
+        )
 
     def _ask(self, task: str, x: Tensor, fused: Tensor) -> Tensor:
         z: Tensor = self.gating(self.queries[task](x, fused))  # [6, 7]

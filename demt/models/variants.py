@@ -63,7 +63,7 @@ PACKAGED = {
     name: Path(__file__).parent / f"packaged/{name}.safetensors"
     for name in ("demt_nano.rooms", "multitask_baseline_nano.rooms", "demt_lite.rooms", "demt_lite.photos")
 }
-#: Their scores on 300 rooms of 96 × 128 that had no part in training, by task, in the units of published results.
+#: Their scores on 300 rooms of 96 × 128 not used in training, by task, in the units of published results.
 SCORES: dict[str, dict[str, float]] = {
     "demt_nano.rooms": {
         "semseg": 53.2,
@@ -91,7 +91,7 @@ SCORES: dict[str, dict[str, float]] = {
     },
 }
 
-#: What the weights of a data set's tag learnt from.
+#: What the weights of a data set's tag were trained on.
 TRAINED_ON = {
     "nyud": "NYUD-v2 (photographs of rooms)",
     "pascal": "PASCAL-Context (photographs)",

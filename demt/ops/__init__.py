@@ -1,11 +1,12 @@
 """What the layers compute, as functions written for speed, each beside a plain one in `demt.ops.reference`."""
 
-from demt.ops.attention import global_attention, linear_attention, pixel_attention
+from demt.ops.attention import global_attention, linear_attention, pixel_attention, pixel_attentions
 from demt.ops.deform import deform_mix, deform_sample
 from demt.ops.deformable_attention import deformable_attention, points_on_rays
 from demt.ops.dispatch import Path, best_path
+from demt.ops.interact import Query, interact_and_query
 from demt.ops.linear import linear
-from demt.ops.pointwise import by_rows, per_pixel, stack_tasks
+from demt.ops.pointwise import by_rows, can_be_taken_apart, per_pixel, stack_tasks
 from demt.ops.pyramid import convolve_levels, project_levels
 from demt.ops.reference import (
     attention_reference,
@@ -13,6 +14,7 @@ from demt.ops.reference import (
     deform_mix_reference,
     deform_sample_reference,
     deformable_attention_reference,
+    interact_and_query_reference,
     narrow_convolution_reference,
     per_pixel_reference,
     project_levels_reference,
@@ -25,9 +27,11 @@ from demt.ops.window_attention import window_attention
 
 __all__ = [
     "Path",
+    "Query",
     "attention_reference",
     "best_path",
     "by_rows",
+    "can_be_taken_apart",
     "convolve_levels",
     "convolve_levels_reference",
     "deform_mix",
@@ -38,6 +42,8 @@ __all__ = [
     "deformable_attention_reference",
     "float32_convolution",
     "global_attention",
+    "interact_and_query",
+    "interact_and_query_reference",
     "is_hooked",
     "linear",
     "linear_attention",
@@ -46,6 +52,7 @@ __all__ = [
     "per_pixel",
     "per_pixel_reference",
     "pixel_attention",
+    "pixel_attentions",
     "points_on_rays",
     "project_levels",
     "project_levels_reference",

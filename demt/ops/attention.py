@@ -46,6 +46,34 @@ def pixel_attention(
     return per_pixel(channels_first(attended.view(asked.shape)), *out)
 
 
+def pixel_attentions(
+    maps: Sequence[Tensor],
+    fused: Tensor,
+    queries: Sequence[Layers],
+    keys: Sequence[Layers],
+    values: Sequence[Layers],
+    outs: Sequence[Layers],
+    heads: int,
+) -> list[Tensor]:
+    """`pixel_attention` of several maps to the same tokens, the heads of all of them together.
+
+    Runtimes take the small products of a pixel one pixel after the other: fewer and larger ones are faster.
+    """
+    layers = (*queries, *keys, *values)
+    plain = all(type(norm) is nn.Identity for each in (*keys, *values) for norm in each[:-1])
+    if not (plain and _known(*layers)) or any(each[-1].bias is None for each in values):
+        return [
+            pixel_attention(x, fused, *each, heads) for x, *each in zip(maps, queries, keys, values, outs, strict=True)
+        ]
+    tokens = channels_last(fused).flatten(0, 2)
+    asked = torch.cat([channels_last(per_pixel(x, *query)) for x, query in zip(maps, queries)], -1)
+    key_weight, value_weight = (torch.cat([each[-1].weight for each in side]) for side in (keys, values))
+    attended = attend_to_pixel(asked.flatten(0, 2), tokens, tokens, key_weight, value_weight, heads * len(maps))
+    attended = attended + torch.cat([value[-1].bias for value in values])
+    parts = attended.view(asked.shape).chunk(len(maps), -1)
+    return [per_pixel(channels_first(part), *out) for part, out in zip(parts, outs)]
+
+
 def linear_attention(
     x: Tensor, fused: Tensor, query: Layers, key: Layers, value: Layers, out: Layers, heads: int
 ) -> Tensor:

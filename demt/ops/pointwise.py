@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from demt.ops.dispatch import standard_operators_are_asked
 from demt.ops.linear import is_training_step_on_cpu, linear
 from demt.ops.reference import per_pixel_reference
 from demt.ops.torch_private import all_modules_are_hooked, is_hooked
@@ -132,6 +133,11 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     return type(module) in kinds and not is_hooked(module)
 
 
+def can_be_taken_apart(block: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """`is_plain` of a block whose layers are to be used in place of the block; hooks on all modules count too."""
+    return is_plain(block, *kinds) and not all_modules_are_hooked()
+
+
 def by_rows(
     function: Callable[..., Sequence[Tensor]],
     maps: Sequence[Tensor],
@@ -202,6 +208,9 @@ def stack_tasks(maps: Iterable[Tensor]) -> Tensor:
 
 def _tokens(maps: Tensor) -> Tensor:
     """`channels_last`; of maps held channel by channel a copy, as torch transposes matrices faster than other views."""
+    if standard_operators_are_asked():
+        # Sizes by name: a runtime would else move the transposing behind the stacking, where it is slow.
+        return maps.flatten(2).mT.reshape(channels_last(maps).shape)
     by_channel = maps.transpose(0, 1)
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not by_channel.is_contiguous():
         return channels_last(maps)

@@ -91,6 +91,17 @@ def attention_reference(
     return per_pixel_reference(attended, *out)
 
 
+def interact_and_query_reference(
+    maps: Sequence[Tensor], interaction: Sequence[Any], queries: Sequence[Sequence[Any]], heads: int
+) -> list[Tensor]:
+    """F = the interaction's layers on all maps; x + norm(attention of x to F) for each; see `demt.ops.interact`."""
+    fused = torch.stack([per_pixel_reference(x, *interaction) for x in maps], dim=1)
+    return [
+        per_pixel_reference(attention_reference(x, fused, *layers, heads, "pixelwise"), norm, residual=x)
+        for x, (*layers, norm) in zip(maps, queries)
+    ]
+
+
 def window_attention_reference(
     x: Tensor,
     fused: Tensor,

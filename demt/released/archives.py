@@ -145,5 +145,7 @@ def _read_links(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
         raise ValueError(f"{str(path)!r} cannot be read as a table of links: {error}") from error
     rows = table.values() if isinstance(table, dict) else [None]
     if not all(isinstance(row, dict) and row and all(isinstance(each, dict) for each in row.values()) for row in rows):
-        raise ValueError(f'{str(path)!r} is no table of links: expected {{"nyud": {{"atrc": {{"url": "https://…"}}}}}}')
+        raise ValueError(
+            f'{str(path)!r} is not a table of links: expected {{"nyud": {{"atrc": {{"url": "https://…"}}}}}}'
+        )
     return table  # type: ignore[no-any-return]

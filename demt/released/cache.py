@@ -54,6 +54,6 @@ def how_to_get(name: str, cache_dir: str | PathLike[str] | None = None) -> str |
     for other in names_of_file(row.file_id):
         folder = fetched_folder(other, cache_dir)
         if other != name and folder is not None and source_of(folder).get("file_id") == row.file_id:
-            return f"The authors' file labelled {row.label!r} was fetched, and holds {other!r}: create that"
+            return f"The authors' file labelled {row.label!r} was fetched, but it contains {other!r}: create that one"
     where = "" if cache_dir is None else f" --cache-dir {released_cache(cache_dir)}"
     return f"The authors' checkpoint is downloaded and converted by:  demt fetch {name}{where}"

@@ -59,7 +59,7 @@ def build(converted: Converted, *, quiet: bool = False) -> nn.Module:
         with torch.device("meta"):
             wanted = network().state_dict()
     except (IndexError, KeyError, RuntimeError) as error:
-        raise ValueError(f"The shapes in the checkpoint are those of no model: {error}") from error
+        raise ValueError(f"The shapes in the checkpoint do not fit any model: {error}") from error
     check_state(state, wanted, "the checkpoint")
     model = network()
     model.load_state_dict(state)

@@ -76,13 +76,13 @@ def _model_entries(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     if any(re.fullmatch(r"head\.heads\.\w+\.logits\.weight", name) for name in state):
         raise ValueError(
             "These are weights of a model of demt, and a file of weights does not say how to build it: pass it as "
-            "checkpoint_path= to demt.create_model, with the name and tasks the model had; what save_pretrained then "
-            "writes is a folder that every command takes"
+            "checkpoint_path= to demt.create_model, with the name and tasks of the model; its save_pretrained then "
+            "writes a folder that every command takes"
         )
     if not any(re.fullmatch(r"head\.final_logits\.\w+\.weight", name) for name in state):
         found = sorted({name.split(".")[0] for name in inner})
         raise ValueError(
-            f"This is no checkpoint of the released DeMT code: {_LOOKED_FOR}; found entries under {found[:10]}"
+            f"This is not a checkpoint of the released DeMT code: {_LOOKED_FOR}; found entries under {found[:10]}"
         )
     return state
 

@@ -55,11 +55,12 @@ def download_url(url: str, target: Path, *, size: int | None = None, progress: P
             raise
         if _size(part) <= before:
             raise OSError(
-                f"The download of {url} did not complete ({reason}, {_size(part):,} bytes so far). The same command "
-                "goes on where it stopped; or choose another --link, or give a file downloaded elsewhere with --file"
+                f"The download of {url} did not complete ({reason}, {_size(part):,} bytes so far). The same "
+                "command resumes where it stopped; or choose another --link, or give a file downloaded in another way "
+                "with --file"
             )
     else:
-        raise OSError(f"The connection to {url} broke {_RETRIES} times. The same command goes on where it stopped")
+        raise OSError(f"The connection to {url} broke {_RETRIES} times. The same command resumes where it stopped")
     part.replace(target)
     _source(part).unlink(missing_ok=True)
 
@@ -101,7 +102,7 @@ def _receive(requests: Any, url: str, part: Path, size: int | None, progress: Pr
             _forget(part)
             have = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            raise OSError(f"{url} sends another part than was asked for; remove what is there with --force")
+            raise OSError(f"{url} sends a different part than requested; remove what is there with --force")
         length = response.headers.get("Content-Length")
         total = have + int(length) if length and length.isdigit() else None
         if None not in (size, total) and size != total:
@@ -130,7 +131,7 @@ def _receive(requests: Any, url: str, part: Path, size: int | None, progress: Pr
 def _other_size(url: str, found: Any, size: int | None) -> str:
     words = f"{found:,}" if isinstance(found, int) else found
     return (
-        f"{url} has {words} bytes, but its table says {size:,}: it is another file than expected, and nothing of it "
+        f"{url} has {words} bytes, but its table says {size:,}: it is not the expected file, and nothing of it "
         "was kept; choose another --link, or give the right --size"
     )
 

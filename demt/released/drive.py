@@ -59,7 +59,7 @@ def download(file_id: str, target: Path, progress: Progress | None = None) -> No
                 discard(target)
                 continue
             raise OSError(
-                f"The download did not complete: {_reason(error)} The same command goes on where it stopped"
+                f"The download did not complete: {_reason(error)} The same command resumes where it stopped"
             ) from error
         except OSError as error:
             if (told := no_room(error, target)) is not None:
@@ -72,8 +72,8 @@ def no_room(error: OSError, target: Path) -> OSError | None:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return None
     return OSError(
-        f"There is no room for the download in {str(target.parent)!r} ({error.strerror}). Make some and run the same "
-        "command, which goes on where it stopped; or choose another --cache-dir"
+        f"There is no space for the download in {str(target.parent)!r} ({error.strerror}). Free some and run the same "
+        "command, which resumes where it stopped; or choose another --cache-dir"
     )
 
 

@@ -100,7 +100,9 @@ def _row_of(name: str) -> tuple[str, Published]:
     if row is not None and row.file_id is None and row.page is not None:
         raise ValueError(str(how_to_get(name)))
     if row is None or row.file_id is None:
-        raise ValueError(f"The authors published no checkpoint of {name!r}; demt list --pretrained tells of which")
+        raise ValueError(
+            f"The authors published no checkpoint of {name!r}; demt list --pretrained shows which there are"
+        )
     return name, row
 
 
@@ -139,7 +141,7 @@ def _keep(asked: str, row: Published, checkpoint: Path, root: Path) -> Fetched:
         found = "; ".join(mismatch) or "a head without backbone"
         raise ValueError(
             f"The file published as {row.label!r} is not what its label says: {found}. Nothing was put into the cache. "
-            f"To convert it for what it is:  demt convert {checkpoint} FOLDER"
+            f"To convert it anyway:  demt convert {checkpoint} FOLDER"
         )
     model.pretrained_cfg = get_config(name)[1]
     source = {

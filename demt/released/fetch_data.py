@@ -64,7 +64,7 @@ def fetch_data(
         try:
             _check(archive, kept)
         except ArchiveError:
-            # Nothing to go on with: the next try starts anew.
+            # Nothing to resume: the next try starts from scratch.
             _discard(kept)
             raise
         try:
@@ -98,7 +98,7 @@ def _check(archive: Archive, file: Path) -> None:
     size = file.stat().st_size
     if archive.size not in (None, size):
         raise ArchiveError(
-            f"{str(file)!r} has {size:,} bytes, but its table says {archive.size:,}: it is another file than expected; "
+            f"{str(file)!r} has {size:,} bytes, but its table says {archive.size:,}: it is not the expected file; "
             "choose another --link, or give the right --size"
         )
     if archive.sha256 is not None and (found := file_sha256(file)) != archive.sha256:

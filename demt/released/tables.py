@@ -25,7 +25,7 @@ _TASKS = {
 _FILE_PAGE = "https://drive.google.com/open?id={}"
 _FOLDER_PAGE = "https://drive.google.com/drive/folders/{}"
 _TUNED_SALIENCY = (
-    "Their saliency of 64 is no maxF, presumably: all their other models have 83, and work on tuning reports mean IoU."
+    "Their saliency of 64 is presumably not maxF: all their other models have 83, and papers on tuning report mean IoU."
 )
 
 

@@ -66,8 +66,8 @@ class Task:
             ``metric(task) -> torchmetrics.Metric``.
         ignore_index: Label value that marks unlabelled pixels.
         foreground_only: An image whose labels hold no class but 0 counts as unlabelled, in the loss and in the metric.
-        classes: Class names, one a channel, for class maps.
-        palette: RGB colours (0-255), one a class, for pictures of class maps.
+        classes: Class names, one per channel, for class maps.
+        palette: RGB colours (0-255), one per class, for pictures of class maps.
         unit: Physical unit of the prediction, e.g. ``"m"``.
 
     Raises:
@@ -96,7 +96,9 @@ class Task:
         if not isinstance(self.name, str) or not self.name.isidentifier() or len(self.name) > 100:
             raise ValueError(f"Expected `name` of a task to be a Python identifier, got {shown(self.name)}")
         if self.name in RESERVED or self.name.startswith("_"):
-            raise ValueError(f"The name {self.name!r} of a task is taken in torch.nn.ModuleDict; choose another")
+            raise ValueError(
+                f"A task cannot have the name {self.name!r}, which torch.nn.ModuleDict uses; choose another"
+            )
         where = f"of task {self.name!r}"
         check_integer(f"`channels` {where}", self.channels, 1, MAX_CHANNELS)
         if self.activation not in get_args(Activation):
@@ -128,7 +130,7 @@ class Task:
                 raise ValueError(f"Expected `{field}` {where} to be a list, got {shown(value)}")
             if value is not None and len(value) != self.channels:
                 raise ValueError(
-                    f"Expected `{field}` {where} to have {self.channels} entries (one a channel), got {len(value)}"
+                    f"Expected `{field}` {where} to have {self.channels} entries (one per channel), got {len(value)}"
                 )
         # JSON has no tuples: accept lists so that a config round-trips.
         if self.classes is not None:

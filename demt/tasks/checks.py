@@ -66,7 +66,7 @@ def _check_value(name: str, value: Any, largest: float, depth: int) -> None:
     elif isinstance(value, Mapping) and depth and len(value) <= 1000:
         check_plain(name, value, largest, depth - 1)
     else:
-        raise ValueError(f"Expected {name} to be a number, a text or a short list of such, got {shown(value)}")
+        raise ValueError(f"Expected {name} to be a number, a text or a short list of these, got {shown(value)}")
 
 
 def colours(name: str, values: Iterable[Any]) -> tuple[tuple[int, int, int], ...]:

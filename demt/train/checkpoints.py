@@ -1,4 +1,4 @@
-"""Checkpoints of a run: folders that are whole or absent.
+"""Checkpoints of a run: folders that are complete or absent.
 
 ``checkpoints/step_0000100/`` holds config.json, model.safetensors and a model card, as `save_pretrained` writes them,
 of the weights that are evaluated (the average, where there is one); ``progress.json``; and ``state/``, what the run
@@ -75,7 +75,7 @@ class Checkpoints:
             self.made = [name for name in names if (self.folder / name).is_dir()]
             return path, progress, state
         if damaged:
-            raise ValueError(f"No checkpoint in {str(self.folder)!r} is whole: {'; '.join(damaged)}")
+            raise ValueError(f"No checkpoint in {str(self.folder)!r} is complete: {'; '.join(damaged)}")
         return None
 
     def read_progress(self, checkpoint: Path) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class Checkpoints:
             part = target / f".{file.name}.part"
             part.unlink(missing_ok=True)
             try:
-                # A second name costs no space, where the file system has such.
+                # A hard link costs no space, if the file system has them.
                 os.link(file, part)
             except OSError:
                 shutil.copyfile(file, part)

@@ -166,7 +166,7 @@ def describe(data: DataPart) -> str:
 
 
 def learnt_from(data: DataPart, dataset: MultiTaskDataset) -> str:
-    """What a model learns from, in words for its config.json: without a path of this machine.
+    """What a model is trained on, in words for its config.json: without paths of this machine.
 
     Where a source has no labels of some tasks, those that it has are named.
     """

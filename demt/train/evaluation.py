@@ -63,7 +63,7 @@ def evaluate(
     forward: Any = None,
     advance: Any = None,
 ) -> dict[str, float]:
-    """Metrics over a data set, every sample counted once, however many processes share the work.
+    """Metrics over a data set, counting every sample once, however many processes share the work.
 
     Args:
         model: Evaluated in eval mode; its mode is restored.
@@ -73,7 +73,7 @@ def evaluate(
             shrunk to `max_size`, as `demt.predict` does, and labels keep their size.
         max_size: Longest side in pixels; by default ``model.pretrained_cfg.max_size``.
         criterion: With fixed weights; adds its losses as ``"loss"`` and ``"loss/TASK"``, means over labelled pixels.
-        batch_size: Images of a batch in each process; those of one size run together.
+        batch_size: Images of a batch in each process; those of the same size run together.
         workers: Processes that load data.
         accelerator: Device, precision and processes; one of its own by default.
         forward: What is called on a batch's images, by default the model.

@@ -1,4 +1,4 @@
-"""What a run says: CSV files, Accelerate's loggers, a progress bar or lines, pictures of predictions."""
+"""What a run reports: CSV files, Accelerate's loggers, a progress bar or lines, pictures of predictions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _logger = logging.getLogger("demt")
 class CsvLog:
     """Rows of numbers in a CSV file, the step first; rows from a step on are dropped when a run goes back to it.
 
-    A disk that is full costs rows, with a warning, not the run.
+    If the disk is full, rows are lost with a warning, but the run continues.
 
     Args:
         path: The file; what it holds of steps up to `start` stays.
@@ -81,7 +81,7 @@ def forgiven(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _logger.warning("Cannot %s: %s; training goes on", what, error)
+        _logger.warning("Cannot %s: %s; training continues", what, error)
 
 
 class _Bar(Progress):

@@ -64,19 +64,19 @@ def train(
     resume: bool = False,
     console: Console | None = None,
 ) -> Trained:
-    """Train as a recipe says, in every process that the launcher started.
+    """Train according to a recipe, in every process that the launcher started.
 
     Args:
         recipe: See `demt.train.Recipe`; `demt.train.load_recipe` reads one.
-        train_set, val_set: Data sets in place of the recipe's, with their transforms.
-        model: In place of the recipe's; its tasks must be those of the data. It is trained in place.
-        resume: Go on from the newest checkpoint in the run's folder; without one, start.
+        train_set, val_set: Data sets to use instead of the recipe's, with their transforms.
+        model: Used instead of the recipe's; its tasks must be those of the data. It is trained in place.
+        resume: Resume from the newest checkpoint in the run's folder; without one, start.
         console: Where to print.
 
     Raises:
         ValueError: for settings that do not fit together; a folder that holds a run, without `resume`; a recipe that
             differs from the run's, with it; and `NonFiniteLossError` where a loss is infinite or NaN.
-        OSError: if data cannot be read, or a checkpoint not be written; older ones stay.
+        OSError: if data cannot be read, or a checkpoint cannot be written; older ones stay.
     """
     accelerator = accelerator_for(recipe)
     folder = Path(recipe.out)
@@ -100,12 +100,12 @@ def train(
         try:
             _steps(run, report)
         except RuntimeError as error:
-            # Torch's words for a worker that the system killed, wherever the run is then.
+            # Torch's message for a worker that the system killed.
             if "DataLoader worker" not in str(error):
                 raise
             raise OSError(
-                f"A process that reads data was killed ({str(error).splitlines()[0]}), often for want of memory: lower "
-                "data.workers or data.size, or set data.in_memory=false; go on with --resume"
+                f"A process that reads data was killed ({str(error).splitlines()[0]}), often for lack of memory: lower "
+                "data.workers or data.size, or set data.in_memory=false; resume with --resume"
             ) from error
         accelerator.end_training()
     return Trained(run.evaluated.eval(), report.progress["results"], folder)
@@ -116,14 +116,14 @@ def _start(
 ) -> tuple[tuple[Path, dict[str, Any]], dict[str, Any]] | None:
     """Where a run goes on, and the state there; None at its beginning."""
     if checkpoints.newest() is not None and not resume:
-        raise ValueError(f"{str(checkpoints.run)!r} holds a run; go on with it (--resume), or choose another `out`")
+        raise ValueError(f"{str(checkpoints.run)!r} holds a run; resume it (--resume), or choose another `out`")
     found = checkpoints.resume()
     if found is None:
         return None
     path, progress, state = found
     _same_recipe(recipe, progress["recipe"], path)
     if progress["recipe"].get("best") != recipe.best:
-        _logger.warning("`best` is now %s: the best checkpoint is chosen anew among those to come", recipe.best)
+        _logger.warning("`best` is now %s: the best checkpoint is chosen among those to come", recipe.best)
         progress["best"] = None
     if progress["recipe"]["steps"] != recipe.steps:
         _logger.warning("`steps` is now %d: the learning rate follows that schedule from here on", recipe.steps)
@@ -177,7 +177,7 @@ def _steps(run: Run, report: Report) -> None:
             if error is not None:
                 raise error
             if stopping:
-                report.console.print(f"Stopped and saved after step {step}; go on with --resume", highlight=False)
+                report.console.print(f"Stopped and saved after step {step}; resume with --resume", highlight=False)
                 stop.received = stop.received or signal.SIGTERM
                 stop.leave()
             _step(run, parts, step, window)
@@ -244,7 +244,9 @@ def _same_recipe(recipe: Recipe, before: dict[str, Any], checkpoint: Path) -> No
     changed = sorted(name for name in {*now, *then} - _FREE if now.get(name) != then.get(name))
     if changed:
         shown = ", ".join(f"{name} ({then.get(name)!r}, now {now.get(name)!r})" for name in changed)
-        raise ValueError(f"The run in {str(checkpoint)!r} has another recipe: {shown}. Take its own, or another `out`")
+        raise ValueError(
+            f"The run in {str(checkpoint)!r} has another recipe: {shown}. Use that recipe, or another `out`"
+        )
 
 
 def _settled(values: dict[str, Any]) -> dict[str, Any]:

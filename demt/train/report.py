@@ -1,4 +1,4 @@
-"""What a run writes and says: checkpoints and their cards, logs, evaluations, pictures."""
+"""What a run writes and reports: checkpoints and their cards, logs, evaluations, pictures."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _has_gpu() -> bool:
 
 def _better(found: dict[str, float], best: float | None, name: str) -> bool:
     if not math.isfinite(found.get(name, math.nan)):
-        _logger.warning("`best` is %s, which this evaluation has no value of: the best checkpoint stays", name)
+        _logger.warning("`best` is %s, for which this evaluation has no value: the best checkpoint stays", name)
         return False
     if best is None:
         return True

@@ -78,7 +78,7 @@ class Run:
 
     Args:
         recipe: What to train.
-        train_set, val_set, model: In place of the recipe's.
+        train_set, val_set, model: Used instead of the recipe's.
         accelerator: What `accelerator_for` gives, by default a new one.
     """
 
@@ -114,10 +114,10 @@ class Run:
         self.own_size = is_published(data)
         own = [part for part, _ in sources_of(data) if part.dataset == "folder"]
         if val_set is None and any(part.val_ids is None for part in own):
-            _logger.warning("`data.val_ids` is not given: evaluation is on all samples, those trained on among them")
+            _logger.warning("`data.val_ids` is not given: evaluation uses all samples, including those trained on")
         hub = [part for part, _ in sources_of(data) if part.dataset == "hub"]
         if val_set is None and any(part.val_split == part.train_split for part in hub):
-            _logger.warning("`data.val_split` is `data.train_split`: evaluation is on samples that were trained on")
+            _logger.warning("`data.val_split` is `data.train_split`: evaluation uses samples that were trained on")
         parts = [s.dataset if isinstance(s, MultiTaskSubset) else None for s in (self.train_set, self.val_set)]
         if parts[0] is not None and parts[0] is parts[1]:
             _logger.warning(
@@ -206,7 +206,7 @@ class Run:
         return names
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The weights that are evaluated, and what the run goes on from; whole in the main process. Called in all."""
+        """The weights that are evaluated, and the state to resume from; complete in the main process. Called in all."""
         if self.sharded:
             trained: dict[str, Any] = dict(get_model_state_dict(self.model, options=_WHOLE))
             moments = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=_WHOLE)
@@ -244,7 +244,7 @@ class Run:
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"The checkpoint is that of another model or optimiser: {error}") from error
+            raise ValueError(f"The checkpoint is from another model or optimiser: {error}") from error
 
     def ids(self, batch: dict[str, Any]) -> list[str]:
         """Names of a batch's samples."""

@@ -27,7 +27,7 @@ def make_model(recipe: Recipe, data: DataPart, tasks: dict[str, Task]) -> tuple[
     options: dict[str, Any] = {"tasks": tasks, **part.args}
     pretrained = part.pretrained
     if pretrained is None:
-        # Who names a file for the backbone wants that start.
+        # A file named for the backbone is the wanted start.
         pretrained = isinstance(part.pretrained_backbone, bool) and _has_weights(part.name)
     options |= {"pretrained": pretrained, "pretrained_backbone": part.pretrained_backbone}
     seed_all(recipe.seed)

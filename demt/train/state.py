@@ -1,4 +1,4 @@
-"""What a run goes on from, as numbers in a safetensors file and their outline in JSON: reading it runs nothing."""
+"""The state to resume from, as numbers in a safetensors file and their structure in JSON: reading it runs no code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
             tensors[name] = value.detach().cpu().contiguous().clone()
             return {"tensor": name}
         if isinstance(value, Mapping):
-            # Keys may be numbers, which JSON's own mappings turn into texts.
+            # Keys may be numbers, which JSON would turn into strings.
             return {"mapping": [[key, outline(entry, f"{name}/{key}")] for key, entry in value.items()]}
         if isinstance(value, tuple):
             return {"tuple": [outline(entry, f"{name}/{i}") for i, entry in enumerate(value)]}

@@ -1,64 +1,50 @@
-"""`demt predict` on pictures of mixed sizes, some broken, against a loop over `demt.predict` that writes the same.
+"""`demt predict` on pictures of mixed sizes, some broken: rate, memory, kills, two processes. On Linux.
 
 python -m tests.benchmarks.folders [--count 2000] [--broken 20] [--few 200] [--model demt_nano.rooms] [--save arrays]
 
-Rounds take turns: the loop, then `predict_folder`. Printed are pictures a second of each by the clock and by CPU time
-(of all threads), and the memory that a process adds for FEW and for COUNT pictures. Linux.
+Rates are of whole processes by the clock, start included: a loop over `demt.predict` that writes the same files, and
+the command. Then the command is killed twice (SIGKILL), interrupted (SIGINT) and repeated, and runs as two processes
+under torchrun: the files must be those of the undisturbed run, byte for byte, and none be written twice. Memory is the
+peak of a process, for FEW and for COUNT pictures. Exits with 1 where something of this does not hold. Meant for two
+cores (``taskset -c 0,1``), where nothing else runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-SIZES = [(240, 320), (320, 240), (480, 640), (375, 500), (200, 300)]
+SIZES = [(120, 160), (160, 120), (240, 320), (188, 250), (100, 150)]
 
-RUN = """
-import json, re, sys, time
+LOOP = """
+import json, sys
 from pathlib import Path
-import torch
 import demt
-from demt.files import write_whole
-from demt.inference.folder import predict_folder
+from demt.files import write_bytes
 from demt.inference.pictures import find_pictures
-from demt.inference.save import encode, writer
+from demt.inference.save import encode
 
-how, name, pictures, out, save, count, threads, batch_size = json.loads(sys.argv[1])
-out, save = Path(out), save.split(",")
+name, pictures, out, save = json.loads(sys.argv[1])
 model = demt.create_model(name, pretrained=True).eval()
-demt.predict(model, torch.zeros(3, 64, 64))
-found = find_pictures(pictures)[:count]
-
-def status(key):
-    return int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**10
-
-def loop():
-    for picture in found:
-        try:
-            prediction = demt.predict(model, picture.path)
-        except ValueError:
-            continue
-        for ending, contents in encode(prediction.tasks, prediction, prediction.image, save).items():
-            target = out / f"{picture.name}{ending}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, writer(contents))
-
-def folder():
-    for saved in predict_folder(model, found, out, save=save, threads=threads, batch_size=batch_size):
-        pass
-
-Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-before, start, cpu = status("VmRSS"), time.perf_counter(), time.process_time()
-{"loop": loop, "folder": folder}[how]()
-clock, cpu = time.perf_counter() - start, time.process_time() - cpu
-print(json.dumps([clock, cpu, status("VmHWM") - before, len(list(out.rglob("*.npz")))]))
+for picture in find_pictures(pictures):
+    try:
+        prediction = demt.predict(model, picture.path)
+    except ValueError:
+        continue
+    for ending, contents in encode(prediction.tasks, prediction, prediction.image, save.split(",")).items():
+        target = Path(out) / f"{picture.name}{ending}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(target, contents)
 """
 
 
@@ -75,15 +61,46 @@ def write_pictures(folder: Path, count: int, broken: int) -> None:
             file.write_bytes(file.read_bytes()[:500])
 
 
-def run(how: str, *arguments: object) -> list[float]:
-    with tempfile.TemporaryDirectory() as out:
-        name, pictures, *rest = arguments
-        argument = json.dumps([how, name, pictures, out, *rest])
-        done = subprocess.run([sys.executable, "-c", RUN, argument], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    numbers: list[float] = json.loads(done.stdout)
-    return numbers
+class Run:
+    """A process, what it says, and what it cost."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self.log = log
+        with log.open("w") as file:
+            self.start = time.perf_counter()
+            self.process = subprocess.Popen([sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT)
+
+    def finish(self) -> int:
+        """Wait for its end and give the exit code; that of a signal is negative."""
+        _, status, used = os.wait4(self.process.pid, 0)
+        self.seconds = time.perf_counter() - self.start
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        self.cpu, self.peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 2**10
+        return self.process.returncode
+
+
+def made(out: Path) -> dict[str, tuple[int, int]]:
+    """The whole files of a folder, and when each was written."""
+    files = [path for path in out.rglob("*") if path.is_file() and ".unfinished" not in path.parts]
+    return {str(path.relative_to(out)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files with the same bytes."""
+    names = made(one)
+    return set(names) == set(made(other)) and all((one / n).read_bytes() == (other / n).read_bytes() for n in names)
+
+
+def stop_at(run: Run, out: Path, count: int, kind: signal.Signals) -> int:
+    """Send a signal when so many files are there; gives the exit code."""
+    while run.process.poll() is None and len(made(out)) < count:
+        time.sleep(0.5)
+    if run.process.poll() is None:
+        run.process.send_signal(kind)
+    try:
+        return run.finish()
+    except ChildProcessError:
+        return run.process.returncode
 
 
 def main() -> None:
@@ -91,32 +108,74 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--broken", type=int, default=20)
     parser.add_argument("--few", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--model", default="demt_nano.rooms")
     parser.add_argument("--save", default="arrays")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=4)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as pictures:
-        write_pictures(Path(pictures), arguments.count, arguments.broken)
-        common = (arguments.model, pictures, arguments.save)
-        rest = (arguments.threads, arguments.batch_size)
-        times: dict[str, list[list[float]]] = {"loop": [], "folder": []}
+    good = arguments.count - arguments.broken
+    faults: list[str] = []
+
+    def hold(fits: bool, what: str) -> None:
+        print(f"{what}: {'yes' if fits else 'NO'}", flush=True)
+        faults.extend([] if fits else [what])
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_pictures(root / "pictures", arguments.count, arguments.broken)
+        predict = ["predict", "-m", arguments.model, "--save", arguments.save, "-o"]
+
+        def command(out: str, *images: str, launcher: tuple[str, ...] = ()) -> Run:
+            given = images or (str(root / "pictures"),)
+            return Run(
+                ["-m", *launcher, *["-m"] * bool(launcher), "demt", *predict, str(root / out), *given], root / "log"
+            )
+
+        times: dict[str, list[float]] = {"loop": [], "demt predict": []}
         for number in range(arguments.rounds):
-            for how, rows in times.items():
-                rows.append(run(how, *common, arguments.count, *rest))
-                clock, cpu, memory, files = rows[-1]
+            loop = json.dumps([arguments.model, str(root / "pictures"), str(root / f"loop{number}"), arguments.save])
+            for how in times:
+                run = Run(["-c", LOOP, loop], root / "log") if how == "loop" else command(f"whole{number}")
+                code = run.finish()
+                if code != (how != "loop"):
+                    raise RuntimeError((root / "log").read_text())
+                times[how].append(run.seconds)
                 print(
-                    f"round {number + 1}, {how}: {files:.0f} pictures, {files / clock:.2f} a second, "
-                    f"{files / cpu:.2f} a CPU second, {memory:.0f} MiB",
+                    f"{how}: {good} pictures in {run.seconds:.0f} s, {good / run.seconds:.2f} a second, "
+                    f"{good / run.cpu:.2f} a CPU second, peak {run.peak:.0f} MiB",
                     flush=True,
                 )
-        best = {how: min(rows) for how, rows in times.items()}
-        least = {how: min(row[1] for row in rows) for how, rows in times.items()}
-        print(f"by the clock {best['loop'][0] / best['folder'][0]:.2f} times the rate of the loop")
-        print(f"by CPU time {least['loop'] / least['folder']:.2f} times")
-        few = run("folder", *common, arguments.few, *rest)[2]
-        print(f"memory: {few:.0f} MiB for {arguments.few} pictures, {best['folder'][2]:.0f} for {arguments.count}")
+        most = run.peak
+        said = (root / "log").read_text()
+        hold(f"{arguments.broken} of {arguments.count} images have no predictions" in said, "all broken ones are named")
+        hold(len(made(root / "whole0")) == len(made(root / "loop0")), "as many files as the loop's")
+        print(
+            f"by the clock {min(times['loop']) / min(times['demt predict']):.2f} times the rate of the loop", flush=True
+        )
+
+        kept: dict[str, tuple[int, int]] = {}
+        count = len(made(root / "whole0"))
+        for share, kind in ((0.2, signal.SIGKILL), (0.4, signal.SIGKILL), (0.6, signal.SIGINT)):
+            code = stop_at(command("stopped"), root / "stopped", int(share * count), kind)
+            expected = 130 if kind == signal.SIGINT else -kind
+            found = made(root / "stopped")
+            hold(code == expected, f"{kind.name} at {len(found)} of {count} files ends it with {expected}")
+            hold(kept.items() <= found.items(), "none was written twice")
+            kept = found
+        hold(command("stopped").finish() == 1, "the last run ends with 1, for the broken ones")
+        hold(kept.items() <= made(root / "stopped").items(), "none was written twice")
+        hold(same(root / "stopped", root / "whole0"), "byte for byte the files of the undisturbed run")
+
+        two = command("two", launcher=("torch.distributed.run", "--nproc-per-node", "2"))
+        hold(two.finish() == 1, f"two processes (gloo, torchrun) end with 1, after {two.seconds:.0f} s")
+        hold(same(root / "two", root / "whole0"), "byte for byte the files of one process")
+
+        names = sorted(str(path) for path in (root / "pictures").rglob("*.jpg"))[: arguments.few]
+        (root / "list.txt").write_text("\n".join(names))
+        few = command("few", f"@{root / 'list.txt'}")
+        few.finish()
+        print(f"peak memory: {few.peak:.0f} MiB for {arguments.few} pictures, {most:.0f} for {arguments.count}")
+    if faults:
+        sys.exit(f"Does not hold: {'; '.join(faults)}")
 
 
 if __name__ == "__main__":

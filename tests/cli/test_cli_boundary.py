@@ -164,7 +164,7 @@ def test_wrong_values_name_the_file(folders):
         ("gone", {}, "Expected a folder"),
         ("empty", {}, "No .png file"),
         ("other names", {}, "No file of"),
-        ("twice", {}, "Two files of one name"),
+        ("twice", {}, "Two files of the same name"),
         (None, {"tolerance": ()}, "either --dataset"),
         (None, {"tolerance": ("--dataset", "nyud", "--max-distance", "0.1")}, "either --dataset"),
         (None, {"tolerance": ("--max-distance", "0")}, "positive fraction"),
@@ -191,7 +191,7 @@ def test_only_an_earlier_report_is_replaced(folders):
     out.write_text('{"label": 1}')
     result = run(*folders, "--out", str(out))
     assert result.exit_code == 1
-    assert "no report of this command" in result.stderr
+    assert "not a report of this command" in result.stderr
     assert out.read_text() == '{"label": 1}'
     first, _ = report(folders)
     assert report(folders)[0] == first

@@ -96,7 +96,7 @@ def test_own_data(tmp_path):
     writers.lines(tmp_path / "index.csv", ["image,semseg", "images/a.png,semseg/a.png"])
     code, output = run("check", tmp_path, "--index", "index.csv", "--tasks", "semseg=3")
     assert code == 1
-    assert "is no class of task 'semseg'" in output
+    assert "is not a class of task 'semseg'" in output
 
 
 @pytest.mark.parametrize(

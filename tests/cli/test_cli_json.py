@@ -94,7 +94,7 @@ def test_shells_complete_commands_and_options(typed, expected):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Say which model predicts: --model NAME"),
+        ([], "Choose a model: --model NAME"),
         (["-m", "demt_nano.rooms"], "Say what to predict on"),
         (["-m", "demt_nano.rooms", "--list", "none.txt"], "No list of pictures at 'none.txt'"),
         (["photo.png", "-m", "demt_nano.rooms", "--tasks", "depht"], "`tasks` names ['depht']"),

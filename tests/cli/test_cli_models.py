@@ -101,7 +101,7 @@ def test_info_is_whole_at_usual_widths(width):
     )
     for part in (
         "512 x 512",
-        "G multiply-adds an image",
+        "G multiply-adds per image",
         "demt fetch degmix_swin_large.pascal\n",
         "https://drive.google.com/open?id=11N8WCL6-nbaE2PRc2EaTDw0oo8a6A6xE\n",
         "human_parts         7  class ids     mIoU, %                  67.42\n",

@@ -23,7 +23,7 @@ def test_classes(dtype):
     assert type(label) is Label
     assert (label.dtype, label.tolist()) == (torch.uint8, [[[0, 4], [255, 1]]])
     assert decode("void_first", stored, "semseg").tolist() == [[[255, 3], [255, 0]]]
-    with pytest.raises(DataError, match=r"some/file.png.*stored value 5 is no class of task 'semseg', which has 5"):
+    with pytest.raises(DataError, match=r"some/file.png.*stored value 5 is not a class of task 'semseg', which has 5"):
         decode("classes", np.array([[0, 5]], dtype), "semseg")
 
 
@@ -34,7 +34,7 @@ def test_classes_of_other_numbers():
     for stored in ([[-1, 2]], [[0.5, 1]], [[70000, 0]], [[np.nan, 1]], [[1e30, 0]]):
         with pytest.raises(DataError, match=r"some/file\.png"):
             decode("classes", stored, "semseg")
-    with pytest.raises(DataError, match="stored value 8 is no class"):
+    with pytest.raises(DataError, match="stored value 8 is not a class"):
         decode(Encoding(ids={7: 0}), [[7, 8]], "semseg")
 
 
@@ -43,7 +43,7 @@ def test_colours():
     stored = np.array([[[255, 0, 0], [0, 0, 0]], [[0, 255, 1], [255, 0, 0]]], np.uint8)
     assert decode(encoding, stored, "semseg").tolist() == [[[1, 255], [4, 1]]]
     stored[1, 1] = (255, 0, 1)
-    with pytest.raises(DataError, match=r"colour \(255, 0, 1\) is none of the declared"):
+    with pytest.raises(DataError, match=r"colour \(255, 0, 1\) is not one of the declared"):
         decode(encoding, stored, "semseg")
     with pytest.raises(DataError, match="declare the `colors` of its classes"):
         decode("classes", stored, "semseg")

@@ -103,7 +103,7 @@ def test_bit_depth(tmp_path):
     with pytest.raises(DataError, match=r"16.png.*expected 8 bits per channel, got 16"):
         read_array(tmp_path / "16.png", bits=8)
     writers.picture(tmp_path / "rgba.png", np.zeros((4, 4, 4), np.uint8))
-    with pytest.raises(DataError, match=r"rgba.png.*transparent pixels.*without alpha channel"):
+    with pytest.raises(DataError, match=r"rgba.png.*transparent pixels.*without an alpha channel"):
         read_array(tmp_path / "rgba.png")
 
 

@@ -118,13 +118,13 @@ def test_errors_of_the_constructor(tmp_path):
         ({"other": other}, {}, "expected `ignore_index` 255"),
         ({"depth": 1}, {"encodings": {"depth": "feet"}}, "Unknown encoding 'feet'.*'millimetres'"),
         ({"depth": 1}, {"encodings": {"semseg": "classes"}}, r"`encodings` names \['semseg'\]"),
-        ({"depth": 1}, {"encodings": {"depth": Encoding(ids={1: 2})}}, "no classes"),
+        ({"depth": 1}, {"encodings": {"depth": Encoding(ids={1: 2})}}, "not classes"),
         ({"edge": 1}, {}, r"No folder .*edge"),
         ({"depth": 1}, {"images": "photos"}, r"No folder .*photos"),
         ({"depth": 1}, {"ids": ["a", "z"]}, "1 unknown samples, e.g. 'z'"),
         ({"depth": 1}, {"ids": []}, "at least one sample"),
         ({"depth": 1}, {"index": "list.csv"}, r"No file .*list\.csv"),
-        ({"image": Task(name="image", channels=1)}, {"index": "i.csv"}, r"\['image'\] of tasks are taken"),
+        ({"image": Task(name="image", channels=1)}, {"index": "i.csv"}, r"the names \['image'\]"),
     ]:
         writers.lines(tmp_path / "i.csv", ["image,depth", "images/a.png,depth/a.png"])
         with pytest.raises(ValueError, match=message):
@@ -138,12 +138,12 @@ def test_errors_of_the_constructor(tmp_path):
     ("name", "text", "message"),
     [
         ("x.csv", "image,dephts\na.png,b.png", r"lacks \['depth'\]; it has \['dephts', 'image'\]"),
-        ("x.csv", "image,depth\na.png,b.png\na.png,b.png", "row 2: a second row of 'a'"),
+        ("x.csv", "image,depth\na.png,b.png\na.png,b.png", "row 2: a second row for 'a'"),
         ("x.csv", "image,depth\na.png,b.png,c.png", "row 1: expected"),
         ("x.csv", "image,depth\n,b.png", "row 1: expected an 'image'"),
         ("x.csv", "image,depth\n", "expected rows"),
         ("x.jsonl", '{"image": "a.png", "depth": 3}', "row 1: expected"),
-        ("x.jsonl", '{"image": "a.png"', "no index"),
+        ("x.jsonl", '{"image": "a.png"', "not an index"),
         ("x.jsonl", "[1]", "expected rows"),
         ("x.txt", "a.png b.png", "expected a .csv or .jsonl"),
     ],
@@ -212,5 +212,5 @@ def test_wrong_ids(tmp_path, ids):
 
 def test_an_index_of_nested_lists_is_one_line(tmp_path):
     (tmp_path / "index.jsonl").write_text("[" * 100_000)
-    with pytest.raises(DataError, match=r"index\.jsonl.*no index"):
+    with pytest.raises(DataError, match=r"index\.jsonl.*not an index"):
         MultiTaskFolder(tmp_path, TASKS, encodings=ENCODINGS, index="index.jsonl")

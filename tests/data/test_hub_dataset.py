@@ -218,7 +218,7 @@ def test_bad_data_sets_are_one_line(tmp_path):
             ["row 1, column image' cannot be read as an image"],
         ),
         ("image", None, ["holds no image"]),
-        ("semseg", png(np.full((24, 32), 9, np.uint8)), ["row 1, column semseg'", "9 is no class"]),
+        ("semseg", png(np.full((24, 32), 9, np.uint8)), ["row 1, column semseg'", "9 is not a class"]),
         ("semseg", png(np.zeros((9, 9), np.uint8)), ["row 1, column semseg' is 9 x 9", "24 x 32"]),
         ("depth", png(np.zeros((24, 32), np.uint8)), ["column depth'", "16 bits"]),
     ],
@@ -239,7 +239,7 @@ def test_bad_cells_name_row_and_column(column, cell, words):
 def test_ragged_lists_and_pictures_without_an_encoding():
     image = png(np.zeros((2, 2, 3), np.uint8))
     ragged = datasets.Dataset.from_dict({"image": [image], "semseg": [[[0, 1], [1]]]})
-    one_line(lambda: HubDataset(ragged, {"semseg": 4})[0], "column semseg'", "lists of one length")
+    one_line(lambda: HubDataset(ragged, {"semseg": 4})[0], "column semseg'", "lists of equal length")
     words = datasets.Dataset.from_dict({"image": [image], "semseg": ["road"]})
     one_line(lambda: HubDataset(words, {"semseg": 4})[0], "expected a picture or an array, got string")
     height = {"height": Task(name="height", channels=1, activation="identity", loss="l1", metric="rmse")}

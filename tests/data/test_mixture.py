@@ -122,11 +122,13 @@ def test_samples_have_the_transforms_of_their_sources():
     assert tuple(dataset.read(0)["image"].shape[1:]) == (4, 5)
     with pytest.raises(IndexError):
         dataset[4]
-    with pytest.raises(ValueError, match=r"one shape, got \(3, 2, 2\) of Plain.*, \(3, 4, 5\) of Plain.*`data.size`"):
+    with pytest.raises(
+        ValueError, match=r"the same shape, got \(3, 2, 2\) of Plain.*, \(3, 4, 5\) of Plain.*`data.size`"
+    ):
         dataset.check_sizes()
-    with pytest.raises(ValueError, match="take parts of these"):
+    with pytest.raises(ValueError, match="take parts of the sources"):
         as_multitask(Subset(dataset, [0]))
-    with pytest.raises(ValueError, match="keep these in memory"):
+    with pytest.raises(ValueError, match="keep the sources in memory"):
         InMemory(dataset)
 
 
@@ -139,7 +141,7 @@ def test_tasks_of_one_name_are_the_same():
     rooms = SyntheticRooms((24, 32), 2, tasks=["semseg"])
     unnamed = Plain(2, {"semseg": 16})
     assert Mixture([(unnamed, 1), (rooms, 1)]).tasks["semseg"] == rooms.tasks["semseg"]
-    with pytest.raises(ValueError, match="task 'semseg' that is not the same: 16 and 5 channels"):
+    with pytest.raises(ValueError, match="different tasks named 'semseg': 16 and 5 channels"):
         Mixture([(rooms, 1), (Plain(2, {"semseg": 5}), 1)])
     assert list(Mixture([(rooms, 1)], tasks=resolve_tasks({"depth": 1})).tasks) == ["semseg", "depth"]
 

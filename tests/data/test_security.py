@@ -35,7 +35,7 @@ VALID = {form: saved(form) for form in FORMS}
 def test_other_formats_are_not_opened_whatever_their_name(tmp_path, form):
     (tmp_path / "photo.jpg").write_bytes(saved(form))
     for read in (read_image, read_pixels, read_array):
-        with pytest.raises(DataError, match=r"photo\.jpg.*none of PNG"):
+        with pytest.raises(DataError, match=r"photo\.jpg.*not one of PNG"):
             read(tmp_path / "photo.jpg")
 
 

@@ -67,7 +67,7 @@ def test_pad_puts_the_image_in_the_middle_as_the_published_code_does():
 def test_sizes_that_differ_are_refused_where_they_would_shift_labels():
     sample = {"image": image((8, 8)), "semseg": classes(np.ones((16, 16), int).tolist())}
     for step in (RandomCrop((4, 4)), PadTo((20, 20))):
-        with pytest.raises(ValueError, match="of one size"):
+        with pytest.raises(ValueError, match="of the same size"):
             step(sample)
     resized = ResizeImage((4, 4))(sample)
     assert (resized["image"].shape[-1], resized["semseg"].shape[-1]) == (4, 16)

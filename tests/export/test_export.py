@@ -367,3 +367,53 @@ def test_compiled_package_runs_in_a_process_without_this_package(name, tmp_path)
     assert export(network, tmp_path / "model.pt2", format="aoti").error < 1e-3
     images = [torch.randn(size) for size in ((2, 3, 128, 160), (1, 3, 35, 75), (1, 3, 61, 224))]
     runs_in_a_process_of_its_own(COMPILED, network, images, tmp_path)
+
+
+@needs_export
+@needs_onnx
+def test_weights_in_float16_halve_the_file(model, tmp_path):
+    """As a network whose weights were rounded computes; products stay float32, and so do inputs and outputs."""
+    import onnx
+    from onnx import numpy_helper
+
+    whole = export(model, tmp_path / "whole.onnx")
+    half = export(model, tmp_path / "half.onnx", float16=True)
+    assert half.path.stat().st_size < 0.55 * whole.path.stat().st_size
+    assert whole.error < half.error < 0.02
+    # Rounded by another hand: the float32 file with numpy's float16 of each of its weights.
+    rounded = onnx.load(tmp_path / "whole.onnx")
+    for weight in rounded.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if values.dtype == "float32" and values.size >= 256:
+            weight.CopyFrom(numpy_helper.from_array(values.astype("float16").astype("float32"), weight.name))
+    onnx.save(rounded, tmp_path / "rounded.onnx")
+    images = torch.randn(2, 3, 70, 100)
+    expected, found = outputs(tmp_path / "rounded.onnx", images), outputs(tmp_path / "half.onnx", images)
+    assert list(found) == list(model.tasks)
+    for name, values in found.items():
+        assert values.dtype == torch.float32
+        assert deviation(values, expected[name]) < 1e-4
+
+
+def test_float16_is_for_onnx(model, tmp_path):
+    with pytest.raises(ValueError, match="Expected `format` 'onnx' with `float16`, got 'pt2'"):
+        export(model, tmp_path / "model.pt2", float16=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_beyond_float16_stay_float32():
+    ir = pytest.importorskip("onnx_ir")
+    import numpy as np
+
+    from demt.export.half import store_float16
+
+    weights = {"large": np.full(300, 1e6, np.float32), "usual": np.full(300, 0.5, np.float32)}
+    values = [ir.val(name, const_value=ir.tensor(each, name=name)) for name, each in weights.items()]
+    total = ir.node("Add", values)
+    graph = ir.Graph([], total.outputs, nodes=[total], initializers=values, opset_imports={"": 20})
+    store_float16(ir.Model(graph, ir_version=10))
+    assert {name: each.const_value.dtype.name for name, each in graph.initializers.items()} == {
+        "large": "FLOAT",
+        "usual_float16": "FLOAT16",
+    }
+    assert [node.op_type for node in graph] == ["Cast", "Add"]

@@ -100,8 +100,8 @@ def test_prefixes_that_only_some_have_stay(file):
         ([1, 2], r"holds a list, expected a state dict: save model\.state_dict\(\)"),
         (torch.nn.Linear(1, 1), r"a whole module, perhaps.*save model\.state_dict\(\)"),
         ({"epoch": 3, "optimizer": {}}, r'no tensors by name.*"epoch", "optimizer"'),
-        ({"state_dict": {"a": torch.ones(1), "b": "text"}}, "entry 'b' is no dense tensor"),
-        ({"a": torch.ones(2).to_sparse(), "b": torch.ones(1)}, "entry 'a' is no dense tensor"),
+        ({"state_dict": {"a": torch.ones(1), "b": "text"}}, "entry 'b' is not a dense tensor"),
+        ({"a": torch.ones(2).to_sparse(), "b": torch.ones(1)}, "entry 'a' is not a dense tensor"),
         ({"a": torch.ones(2, dtype=torch.complex64), "b": torch.ones(1)}, "ComplexFloatStorage"),
     ],
     ids=["list", "module", "other", "text", "sparse", "complex"],
@@ -115,10 +115,10 @@ def test_files_without_weights(file, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no file of torch.save"),
-        (b"hello", "no file of torch.save and no safetensors file"),
+        (b"", "neither a file of torch.save"),
+        (b"hello", "neither a file of torch.save nor a safetensors file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "run `git lfs pull`"),
-        (pickle.dumps({"a": 1}), "no file of torch.save"),
+        (pickle.dumps({"a": 1}), "neither a file of torch.save"),
         (b"\x80\x02" + b"x" * 40, "opcode b.x. unknown"),
     ],
 )
@@ -262,7 +262,7 @@ def safetensors_header(file):
         (overlapping, "larger than itself"),
         (old_storage, "cut off"),
         (many_entries, "archive of 2,00. files"),
-        (long_outline, "its outline has more than"),
+        (long_outline, "its pickle has more than"),
         (safetensors_header, "not a whole safetensors file"),
     ],
 )

@@ -211,7 +211,9 @@ def test_what_is_written_can_be_loaded(tmp_path):
     def saved(change):
         model = demt.create_model("demt_nano", tasks={"depth": 1})
         change(model)
-        with pytest.raises(ValueError, match="Nothing was written, as it could not be loaded again") as error:
+        with pytest.raises(
+            ValueError, match="Nothing was written, because the model could not be loaded again"
+        ) as error:
             model.save_pretrained(tmp_path / "model")
         assert not (tmp_path / "model").exists()
         return str(error.value)

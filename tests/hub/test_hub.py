@@ -331,7 +331,7 @@ def test_no_network(client, hub, files, naps, caplog):
     assert bias(demt.create_model(f"hf-hub:{REPO}@{commit}")) == 6
     assert not caplog.messages
     assert bias(demt.create_model(f"hf-hub:{REPO}")) == 6
-    assert caplog.messages == [f"http://127.0.0.1:9 does not answer: using {REPO} as the cache last saw it"]
+    assert caplog.messages == [f"http://127.0.0.1:9 does not answer: using the last cached state of {REPO}"]
     assert naps == [], "no waiting for a network that is not there"
 
 
@@ -344,7 +344,7 @@ def test_a_hub_in_trouble(hub, files, naps, caplog):
     demt.create_model(f"hf-hub:{REPO}")
     hub.status = 503
     demt.create_model(f"hf-hub:{REPO}")
-    assert "as the cache last saw it" in caplog.text
+    assert "using the last cached state" in caplog.text
     assert naps == []
 
 

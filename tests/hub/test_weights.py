@@ -121,7 +121,7 @@ def test_commands_say_what_a_file_of_weights_lacks(tmp_path):
     torch.save(model.state_dict(), tmp_path / "own.pth")
     for file, message in (
         ("own.pth", "a file of weights does not say how to build it: pass it as checkpoint_path="),
-        ("saved/model.safetensors", "is a part of a saved model: give its folder"),
+        ("saved/model.safetensors", "is part of a saved model: give its folder"),
         ("saved/config.json", "cannot be read as weights"),
     ):
         result = CliRunner().invoke(app, ["predict", "photo.png", "-m", str(tmp_path / file)])

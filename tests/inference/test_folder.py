@@ -348,7 +348,7 @@ def test_interrupted_it_says_so_and_goes_on(model, tmp_path):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
     assert finish(process) == 130
-    assert (tmp_path / "log.err").read_text() == "Interrupted; the same command goes on.\n"
+    assert (tmp_path / "log.err").read_text() == "Interrupted; run the same command again to resume.\n"
     before = contents(tmp_path / "out")
     assert 0 < len(before) < 200
     assert all(name.endswith(".npz") for name in before)

@@ -204,7 +204,7 @@ def test_broken_files(file, tmp_path):
         ({"outputs": {"semseg": {"channels": 5}}}, r"expected \(1, 5, h, w\); is `channels` 5 right"),
         ({"outputs": {"sal": {"output": 4}}}, r"no output 4 for task 'sal'; it has \['y'\]"),
         ({"outputs": {"sal": {"channel": 9}}}, r"has the shape \(1, 3, 64, 64\)"),
-        ({"outputs": {"sal": {"channel": 0}}, "divisor": 1}, "no probabilities; declare its `scaling`"),
+        ({"outputs": {"sal": {"channel": 0}}, "divisor": 1}, "not probabilities; declare its `scaling`"),
         ({"outputs": {"sal": {"channel": 0}}, "layout": "nhwc"}, "cannot run on an input"),
     ],
 )

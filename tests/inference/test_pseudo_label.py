@@ -128,7 +128,7 @@ def test_size_writes_shrunken_copies_at_which_the_teacher_looks(pictures, tmp_pa
     images = MultiTaskFolder(made.folder, "edge", encodings="edge=values")
     assert [tuple(images[i]["image"].shape[1:]) for i in range(4)] == [shape[:2] for shape in seen]
     assert (made.folder / "images/small.jpg").read_bytes() == (pictures / "small.jpg").read_bytes()
-    with pytest.raises(ValueError, match="was begun with `size` 11, now None"):
+    with pytest.raises(ValueError, match="was started with `size` 11, now None"):
         pseudo_label(sizes, pictures, tmp_path / "out", tasks="edge")
 
 
@@ -237,10 +237,10 @@ def test_errors_of_the_command(pictures, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes").write_text("mine")
     nano = "demt_nano.rooms"
-    assert "no folder of pseudo-labels" in one_line(nano, pictures, tmp_path / "mine", "--tasks", "edge")
+    assert "not a folder of pseudo-labels" in one_line(nano, pictures, tmp_path / "mine", "--tasks", "edge")
     assert "the teacher has ['semseg'" in one_line(nano, pictures, tmp_path / "out", "--tasks", "edges")
     assert "No folder" in one_line(nano, tmp_path / "nowhere", tmp_path / "out")
-    assert "lie in one another" in one_line(nano, pictures, pictures / "out")
+    assert "must not contain each other" in one_line(nano, pictures, pictures / "out")
     assert "`negative` <= `positive`" in one_line(nano, pictures, tmp_path / "out", "--negative", "0.9")
     assert "No ONNX file" in one_line("none.onnx", pictures, tmp_path / "out")
     (tmp_path / "mine" / RECORD).write_text(json.dumps({"size": None}))
@@ -260,7 +260,7 @@ def test_errors_of_the_command(pictures, tmp_path):
         ),
         ("edge,sal", lambda size: {"edge": np.zeros(size)}, r"no map of \['sal'\]"),
         ("sal", lambda size: {"sal": np.full(size, 7.0)}, r"probabilities in \[0, 1\] of 'sal', got 7 to 7"),
-        ("semseg=3", lambda size: {"semseg": np.full(size, 3)}, "3 is no class of 'semseg', which has 3 classes"),
+        ("semseg=3", lambda size: {"semseg": np.full(size, 3)}, "3 is not a class of 'semseg', which has 3 classes"),
         ("normals", lambda size: {"normals": np.zeros((*size, 3))}, r"shape \(3, 12, 22\), got \(12, 22, 3\)"),
     ],
 )

@@ -94,7 +94,7 @@ def test_damaged_shards_leave_no_file(model, shards):
     found = list(predict_folder(model, [shards / name for name in names], shards / "out", save=["arrays"]))
     errors = {saved.picture.path.name: str(saved.error) for saved in found if saved.error}
     for name in ("cut.tar", "inside.tar", "text.tar"):
-        assert f"{name}' cannot be read as a shard: it is cut off, or no archive" in errors[name]
+        assert f"{name}' cannot be read as a shard: it is cut off, or not an archive" in errors[name]
     assert "none.tar' has no picture for 'a'" in errors["none.tar"]
     assert "No shard at" in errors["gone.tar"]
     assert "all.tar' has no picture that can be read" in errors["all.tar"]

@@ -173,7 +173,7 @@ def test_mode_and_weights_stay(model):
         ({"tile": "64"}, "`tile` to be an integer"),
         ({"tile": 64, "overlap": 64}, "`overlap` to be an integer from 0 to less than the tile, got 64"),
         ({"tile": 64, "overlap": -1}, "`overlap` to be an integer"),
-        ({"overlap": 8}, "give `tile` too, got overlap=8"),
+        ({"overlap": 8}, "give both, got overlap=8"),
         ({"tile": 64, "max_size": 100}, "leave out max_size=100"),
     ],
 )

@@ -152,5 +152,5 @@ def test_wrong_views(tta, model, image):
 
 @pytest.mark.parametrize("change", [{"tta": "flip"}, {"confidence": True}])
 def test_tiles_have_neither(change, model, image):
-    with pytest.raises(ValueError, match="leave out `tile`"):
+    with pytest.raises(ValueError, match="`tile` cannot be combined with `tta`"):
         demt.predict(model, image, tile=32, **change)

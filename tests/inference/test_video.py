@@ -153,7 +153,7 @@ def test_sources_that_are_no_videos(model, tmp_path):
     for name, error, message in [
         ("text.mp4", ValueError, "cannot be read as a video"),
         ("empty.mp4", ValueError, "cannot be read as a video"),
-        ("cut.mp4", ValueError, "cannot be read as a video: it is none, or cut off before its index"),
+        ("cut.mp4", ValueError, "cannot be read as a video: it is not one, or is cut off before its index"),
         ("list.m3u8", ValueError, "cannot be read as a video"),
         ("sound.wav", ValueError, "has no pictures"),
         ("none.mp4", FileNotFoundError, "No video at"),

@@ -153,7 +153,10 @@ def test_constructor_errors(build, message):
         (lambda: GatingAttention(4)(torch.ones(1, 4, 2, 2, dtype=torch.int64)), "floating dtype, got torch.int64"),
         (lambda: TaskHead(4, 1)([1, 2]), "got list"),
         (lambda: TaskQueryBlock(4)(torch.randn(1, 4, 2, 2), torch.randn(2, 3, 4, 2, 2)), "same batch and size"),
-        (lambda: LinearNeck([4, 4], 4)([torch.randn(1, 4, 2, 2), torch.randn(2, 4, 1, 1)]), "one batch, got .1, 2."),
+        (
+            lambda: LinearNeck([4, 4], 4)([torch.randn(1, 4, 2, 2), torch.randn(2, 4, 1, 1)]),
+            "the same batch, got .1, 2.",
+        ),
         (lambda: LinearNeck([4], 4)([torch.randn(1, 4, 2, 2)] * 2), "Expected 1 `levels`, got 2"),
         (lambda: PatchNeck([4], 4)([torch.randn(1, 3, 2, 2)]), r"`levels\[0\]` of shape"),
     ],

@@ -216,7 +216,7 @@ def test_constructor_errors(build, message):
     [
         ([torch.randn(1, 3, 2, 2)], "Expected 3 `levels`, got 1"),
         ([torch.randn(1, 3, 4, 4), torch.randn(1, 3, 2, 2), torch.randn(1, 5, 1, 1)], r"`levels\[1\]` of shape"),
-        ([torch.randn(b, c, 2, 2) for b, c in zip((1, 2, 1), CHANNELS)], "one batch, got .1, 2, 1."),
+        ([torch.randn(b, c, 2, 2) for b, c in zip((1, 2, 1), CHANNELS)], "the same batch, got .1, 2, 1."),
     ],
 )
 @every_neck

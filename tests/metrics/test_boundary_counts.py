@@ -189,7 +189,7 @@ def test_unlabelled_pixels_are_no_boundary_and_not_masked():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target": np.zeros((4, 5))}, r"one shape, got \(4, 4\) and \(4, 5\)"),
+        ({"target": np.zeros((4, 5))}, r"the same shape, got \(4, 4\) and \(4, 5\)"),
         ({"probability": np.zeros((1, 4, 4))}, r"`probability` of shape \(H, W\).*\(1, 4, 4\)"),
         ({"probability": np.zeros((0, 4))}, "at least one pixel"),
         ({"probability": np.full((4, 4), np.nan)}, "`probability` to be finite, got nan"),

@@ -17,7 +17,7 @@ def test_equal_results_gain_nothing():
 
 
 def test_direction_of_own_results():
-    with pytest.raises(ValueError, match="'height/mae' better lower or higher"):
+    with pytest.raises(ValueError, match="lower or a higher 'height/mae' better"):
         delta_m({"height/mae": 1.0}, {"height/mae": 2.0})
     assert delta_m({"height/mae": 1.0}, {"height/mae": 2.0}, lower_is_better=["height/mae"]) == 50
     assert delta_m({"height/mae": 1.0}, {"height/mae": 2.0}, higher_is_better=["height/mae"]) == -50

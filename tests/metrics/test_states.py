@@ -102,7 +102,12 @@ def test_cuda_equals_cpu(name):
 @pytest.mark.parametrize(
     ("metric", "preds", "target", "message"),
     [
-        (MeanIoU(3), torch.zeros(1, 2, 2).long(), torch.zeros(1, 2, 3), r"one shape, got \(1, 2, 2\) and \(1, 2, 3\)"),
+        (
+            MeanIoU(3),
+            torch.zeros(1, 2, 2).long(),
+            torch.zeros(1, 2, 3),
+            r"the same shape, got \(1, 2, 2\) and \(1, 2, 3\)",
+        ),
         (MeanIoU(3), torch.zeros(1, 2, 2).long(), torch.zeros(1, 3, 2, 2), "Expected `target` of shape"),
         (
             MeanIoU(3),

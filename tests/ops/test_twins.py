@@ -10,12 +10,16 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from demt.ops import (
+    Query,
     attention_reference,
     convolve_levels,
     convolve_levels_reference,
     deformable_attention,
     deformable_attention_reference,
     global_attention,
+    interact,
+    interact_and_query,
+    interact_and_query_reference,
     linear_attention,
     narrow_convolution,
     narrow_convolution_reference,
@@ -157,6 +161,61 @@ def test_pixel_attention_a_few_pixels_at_a_time(monkeypatch, pre_norm):
         [x, fused],
         [p for group in groups for layer in group for p in layer.parameters()],
     )
+
+
+def layers_of_all_tasks(tasks, bias):
+    """Layers of an interaction, and of the queries of all tasks."""
+    interaction = randomised([*(nn.Linear(D, D, bias=bias) for _ in range(2)), nn.LayerNorm(D)])
+    queries = []
+    for _ in range(tasks):
+        groups = attention_layers(False, bias)
+        for group in groups:
+            randomised(group)
+        queries.append(Query(*groups, *randomised([nn.LayerNorm(D)])))
+    return interaction, queries
+
+
+def parameters_of(interaction, queries):
+    groups = [interaction, *(group for *layers, norm in queries for group in (*layers, [norm]))]
+    return [p for group in groups for layer in group for p in layer.parameters()]
+
+
+@pytest.mark.parametrize("block", [600, 1 << 20])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("tasks", [2, 3])
+def test_interact_and_query(tasks, bias, block, monkeypatch):
+    monkeypatch.setattr(interact, "BLOCK", block)
+    interaction, queries = layers_of_all_tasks(tasks, bias)
+    maps = [torch.randn(2, D, 4, 3, dtype=torch.float64, requires_grad=True) for _ in range(tasks)]
+    assert interact._takes_one_pass(maps, interaction, queries)
+    same(
+        lambda: torch.stack(interact_and_query(maps, interaction, queries, 2)),
+        lambda: torch.stack(interact_and_query_reference(maps, interaction, queries, 2)),
+        maps,
+        parameters_of(interaction, queries),
+    )
+    with torch.no_grad():
+        got, expected = (f(maps, interaction, queries, 2) for f in (interact_and_query, interact_and_query_reference))
+    torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_derivatives_of_interact_and_query(monkeypatch):
+    monkeypatch.setattr(interact, "BLOCK", 600)
+    interaction, queries = layers_of_all_tasks(2, True)
+    maps = [torch.randn(1, D, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    parameters = parameters_of(interaction, queries)
+    value = lambda *given: tuple(interact_and_query(given[:2], interaction, queries, 2))  # noqa: E731
+    assert torch.autograd.gradcheck(value, (*maps, *parameters), fast_mode=True)
+
+
+def test_interact_and_query_calls_layers_that_hooks_look_at():
+    interaction, queries = layers_of_all_tasks(2, True)
+    maps = [torch.randn(1, D, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    expected, seen = interact_and_query(maps, interaction, queries, 2), []
+    for layer in (interaction[0], queries[1].key[1]):
+        layer.register_forward_hook(lambda module, inputs, output: seen.append(output.numel()))
+    torch.testing.assert_close(interact_and_query(maps, interaction, queries, 2), expected)
+    assert seen == [2 * D * 12] * 2
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

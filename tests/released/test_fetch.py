@@ -189,7 +189,7 @@ def test_a_broken_connection_is_taken_up_again_and_given_up_in_the_end(
     result = CliRunner().invoke(app, ["fetch", NAME, "--force"])
     assert result.exit_code == 1
     assert "did not complete" in result.stderr
-    assert "The same command goes on where it stopped" in result.stderr
+    assert "The same command resumes where it stopped" in result.stderr
     assert fetched_folder(NAME)  # the older one
     assert (cache / ".downloads" / left_over(cache)[0]).stat().st_size == 4 * PIECE
 
@@ -251,7 +251,9 @@ def test_another_family_or_data_set_is_reported_and_kept_as_what_it_is(
     assert fetched.name == "demtg_hrnet_w18.nyud"
     assert fetched.mismatch == ("family demtg, not demt",)
     assert fetched_folder(NAME) is None
-    with pytest.raises(ValueError, match=r"labelled 'DeMT, HRNet-18, NYUD-v2' was fetched, and holds 'demtg_hrnet_w18"):
+    with pytest.raises(
+        ValueError, match=r"labelled 'DeMT, HRNet-18, NYUD-v2' was fetched, but it contains 'demtg_hrnet_w18"
+    ):
         demt.create_model(NAME, pretrained=True)
     assert demt.create_model("demtg_hrnet_w18.nyud", pretrained=True).config.family == "demtg"
     again = fetch(NAME)
@@ -335,7 +337,7 @@ def test_no_room(small, made, drive, cache, tmp_path, monkeypatch):
             fetch(NAME, file=file)
         assert (fetched_folder(NAME), left_over(cache)) == (None, [])
         drive.files[FILE_ID] = Shared(file.read_bytes())
-        with pytest.raises(OSError, match=r"no room for the download in .*goes on where it stopped"):
+        with pytest.raises(OSError, match=r"no space for the download in .*resumes where it stopped"):
             fetch(NAME)
     assert fetched_folder(NAME) is None
     assert fetch(NAME).new
@@ -397,7 +399,7 @@ def test_rows_are_those_of_the_authors_pages():
     # README of DeGMix (36da078), of DeMTG (b3be4ef) and of DeMT (b638e14).
     row = tables.published("degmix_swin_tiny.pascal_tuning")
     assert row.results == {"semseg": 67.37, "human_parts": 56.87, "sal": 64.12, "normals": 15.67}
-    assert "no maxF" in row.note
+    assert "not maxF" in row.note
     assert tables.published("degmix_swin_tiny.nyud").file_id == "14qIRWaGzfTlkyQRb97xOOsWLmQYATGfI"
     assert tables.published("demtg_swin_tiny.nyud").file_id == "1Xk-5cmpQrikJyv-fVlfF2YT541rRjyOU"
     names = tables.names_of_file("1Xk-5cmpQrikJyv-fVlfF2YT541rRjyOU")

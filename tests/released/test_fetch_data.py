@@ -99,7 +99,7 @@ def test_a_broken_connection_is_resumed(fetch, server, tmp_path, content):
 
 def test_an_interrupted_run_goes_on_where_it_was(fetch, server, tmp_path, content):
     server.cuts = [5000, 0]
-    is_one_line(fetch(), "did not complete", "5,000 bytes so far", "goes on where it stopped")
+    is_one_line(fetch(), "did not complete", "5,000 bytes so far", "resumes where it stopped")
     assert not (tmp_path / "data").exists()
     assert "layout atrc" in fetch("--keep").text
     assert server.ranges == [None, "bytes=5000-", "bytes=5000-"]
@@ -143,12 +143,12 @@ def test_what_is_no_archive_or_could_do_harm(fetch, server, tmp_path):
     is_one_line(fetch(url=server.url("/page")), "a web page, not a file", "--file")
     server.headers = {}
     server.files["/NYUDv2.tar.gz"] = b"no archive"
-    is_one_line(fetch("--force"), "is no .zip, .tar or .tar.gz file")
+    is_one_line(fetch("--force"), "is not a .zip, .tar or .tar.gz file")
     evil = io.BytesIO()
     with tarfile.open(fileobj=evil, mode="w:gz") as archive:
         archive.addfile(tarfile.TarInfo("../outside"), io.BytesIO())
     server.files["/NYUDv2.tar.gz"] = evil.getvalue()
-    is_one_line(fetch("--force"), "a path out of the folder")
+    is_one_line(fetch("--force"), "a path that leads out of the folder")
     assert not (tmp_path / "data").exists()
     assert not (tmp_path / "outside").exists()
     is_one_line(fetch(url="http://127.0.0.1:9/NYUDv2.tar.gz"), "did not complete (Connection refused")
@@ -200,7 +200,7 @@ def test_the_table_and_changes_to_it(tmp_path):
     assert find_archive("pascal", None, links).url == mine["url"]
     for text, words in {
         "no json": "cannot be read as a table",
-        '{"nyud": 3}': "is no table of links",
+        '{"nyud": 3}': "is not a table of links",
         '{"nyud": {"own": {"size": 3}}}': "Expected a `url` of nyud.own",
         '{"nyud": {"atrc": {"sice": 3}}}': "Unknown \\['sice'\\] of nyud.atrc",
         '{"nyud": {"atrc": {"url": "file:///etc/passwd"}}}': "to begin with http",

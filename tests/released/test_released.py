@@ -77,7 +77,7 @@ def test_unused_and_foreign_entries(caplog):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.clear(), "no checkpoint of the released DeMT code: looked for `head.final_logits"),
+        (lambda s: s.clear(), "not a checkpoint of the released DeMT code: looked for `head.final_logits"),
         (lambda s: s.pop("head.smlp.0.weight"), r"has no entry .*head\.smlp\.0\.weight"),
         (lambda s: s.pop("head.smlp.0.bias"), "missing 'head.interaction.linear.bias'"),
         (lambda s: s["head.smlp.0.bias"].fill_(float("inf")), "NaN or infinite"),

@@ -115,7 +115,9 @@ def test_a_source_can_be_left_out_of_the_evaluation(photos, tmp_path):
 
 
 def test_sources_of_other_sizes(photos, tmp_path):
-    with pytest.raises(ValueError, match=r"images of one shape, got \(3, 48, 64\) of SyntheticRooms.*\(3, 32, 32\) of"):
+    with pytest.raises(
+        ValueError, match=r"images of the same shape, got \(3, 48, 64\) of SyntheticRooms.*\(3, 32, 32\) of"
+    ):
         run(tiny(tmp_path / "run", sources(photos, ", size: [32, 32]")))
     assert not (tmp_path / "run/checkpoints").exists()
 

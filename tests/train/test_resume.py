@@ -84,7 +84,7 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path, limit):
 
 
 def test_a_run_is_not_overwritten_and_not_resumed_with_another_recipe(unbroken):
-    with pytest.raises(ValueError, match=r"holds a run; go on with it \(--resume\)"):
+    with pytest.raises(ValueError, match=r"holds a run; resume it \(--resume\)"):
         run(tiny(unbroken.folder, *CHANGES))
     with pytest.raises(ValueError, match=r"another recipe: optim.lr \(0.001, now 0.1\)"):
         run(tiny(unbroken.folder, *CHANGES, "optim.lr=0.1"), resume=True)

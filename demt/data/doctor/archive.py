@@ -1,4 +1,4 @@
-"""Unpacking of downloaded archives, which may be anybody's: .zip, .tar and .tar.gz, into a folder and nowhere else."""
+"""Unpacking of untrusted archives, .zip, .tar and .tar.gz, into a folder and nowhere else."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def unpack(archive: Path, target: Path, *, limits: Limits | None = None) -> int:
             raise
         raise ArchiveError(f"{str(archive)!r} is damaged; fetch it again") from error
     except RecursionError as error:
-        raise ArchiveError(f"{str(archive)!r} holds headers of headers without end; refused") from error
+        raise ArchiveError(f"{str(archive)!r} holds endlessly nested headers; refused") from error
 
 
 @dataclass
@@ -172,7 +172,7 @@ def safe_parts(name: str) -> list[str]:
     if name.startswith("/") or windows.drive or windows.root:
         raise ArchiveError(f"holds an absolute path, {name!r}; refused")
     if ".." in windows.parts:
-        raise ArchiveError(f"holds a path out of the folder, {name!r}; refused")
+        raise ArchiveError(f"holds a path that leads out of the folder, {name!r}; refused")
     if "\\" in name or "\0" in name:
         raise ArchiveError(f"holds a name with a backslash or NUL, {name!r}; refused")
     return [part for part in name.split("/") if part not in ("", ".")]
@@ -185,7 +185,7 @@ def _members(archive: Path, limits: Limits) -> Generator[Member, None, None]:
         return _members_of_zip(archive, limits)
     if start[:2] == b"\x1f\x8b" or start[257:262] == b"ustar":
         return _members_of_tar(archive, start[:2] == b"\x1f\x8b")
-    raise ArchiveError("is no .zip, .tar or .tar.gz file; unpack it with its own tool")
+    raise ArchiveError("is not a .zip, .tar or .tar.gz file; unpack it with its own tool")
 
 
 def _members_of_zip(archive: Path, limits: Limits) -> Generator[Member, None, None]:
@@ -218,7 +218,7 @@ def _members_of_tar(archive: Path, compressed: bool) -> Generator[Member, None, 
             raise ArchiveError("is damaged or cut off; fetch it again")
         # To the end, where the checksum is.
         if not any(not stream.read(_CHUNK) for _ in range(_HARMLESS // _CHUNK)):
-            raise ArchiveError("holds more behind its end; refused")
+            raise ArchiveError("holds data after its end; refused")
 
 
 class _Headers:

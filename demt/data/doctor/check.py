@@ -1,4 +1,4 @@
-"""The doctor: is a data set whole, and are its files what their places say?"""
+"""The doctor: checks that a data set is complete and that its files hold what they should."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from demt.data.doctor.recognise import find_layouts
 from demt.data.doctor.report import Problem, Report, SplitCount
 from demt.data.files import ARRAYS, PICTURES, DataError, MissingFileError, is_hidden
 from demt.data.folder import MultiTaskFolder, by_name, match_names
+from demt.data.hub import HubDataset
 from demt.data.layout import Layout
 from demt.data.published import READERS
 from demt.data.published_layouts import get_layout
@@ -35,8 +36,8 @@ def check_published(
 
     Args:
         root: Folder of the data set.
-        dataset: ``"nyud"``, ``"pascal"`` or ``"cityscapes"``; by default found from the files, as is the layout, also
-            when some are missing.
+        dataset: ``"nyud"``, ``"pascal"`` or ``"cityscapes"``; by default detected from the files, as is the layout,
+            also when some are missing.
         layout: A layout of `demt.data.published_layouts`.
         tasks: Tasks to check; by default all.
         splits: Splits to check; by default all.
@@ -54,7 +55,9 @@ def check_published(
     root = Path(root)
     if not root.is_dir():
         raise MissingFileError(
-            f"{str(root)!r} is no folder; archives: demt data unpack" if root.exists() else f"No folder {str(root)!r}"
+            f"{str(root)!r} is not a folder; unpack archives with demt data unpack"
+            if root.exists()
+            else f"No folder {str(root)!r}"
         )
     name, found, notes = layout_of(root, dataset, layout, tasks)
     if unknown := sorted(set(splits or ()) - set(found.splits)):
@@ -105,9 +108,31 @@ def check_folder(
                 report.problems.append(Problem(kind="missing", message=message, task="image", id=name, file=file))
         for folder in (dataset.images, *dataset.tasks):
             if others := _other_endings(dataset.root / folder):
-                report.notes.append(f"Files in '{folder}/' with other endings are no samples: {', '.join(others)}")
+                report.notes.append(f"Files in '{folder}/' with other endings are not samples: {', '.join(others)}")
     if bare := sum(len(dataset.files(index)) == 1 for index in range(len(dataset))):
         report.notes.append(f"{bare} of {len(dataset)} images have no label of any of the tasks")
+    examine_all(report, None, sample, workers, show)
+    report.add_plausibility()
+    return report
+
+
+def check_hub(
+    datasets: Mapping[str, HubDataset], *, sample: int | None = None, workers: int = 0, show: Show | None = None
+) -> Report:
+    """Check Parquet files or a data set of the Hub.
+
+    Args:
+        datasets: The data set of each split, all of one set of tasks.
+        sample: See `check_published`, as for the other arguments.
+        workers: See there.
+        show: See there.
+    """
+    counts = {split: SplitCount(len(dataset)) for split, dataset in datasets.items()}
+    report = Report(Path(next(iter(datasets.values())).source), None, None, {}, datasets, counts)
+    for split, dataset in datasets.items():
+        bare = sum(not dataset.labels_of(index) for index in range(len(dataset)))
+        if bare:
+            report.notes.append(f"{bare} of {len(dataset)} images of {split} have no label of any of the tasks")
     examine_all(report, None, sample, workers, show)
     report.add_plausibility()
     return report
@@ -128,7 +153,7 @@ def layout_of(
         raise DataError(f"{str(root)!r} has no known layout of a published data set{hint}")
     best, *others = fits
     equal = [fit.layout.name for fit in others if fit.share == best.share]
-    notes = [f"The folder fits the layouts {equal}, too; name one to check that"] if equal else []
+    notes = [f"The folder also fits the layouts {equal}; name one to check it"] if equal else []
     return best.dataset, best.layout, notes
 
 

@@ -36,10 +36,10 @@ class Change:
 
     Attributes:
         copied: Files that are the same bytes.
-        written: Files that were written anew.
+        written: Files that were rewritten.
         largest: Largest difference of a value from what the reader gave before: levels of 255 of images, else the
             task's unit; 0 if nothing was lost.
-        mean: Mean difference over all values of the files that were written anew.
+        mean: Mean difference over all values of the files that were rewritten.
     """
 
     copied: int = 0
@@ -66,15 +66,15 @@ def convert(
 ) -> dict[str, Change]:
     """Write a data set in another of its layouts, into a new folder, which appears when all of it is written.
 
-    Files that both layouts have in the same form are copied. Others are written anew, read again with the reader, and
+    Files that both layouts have in the same form are copied. Others are rewritten, read again with the reader, and
     compared with what the reader gave before. Images keep their size.
 
     Args:
         root: Folder of the data set; all splits that are there are converted.
         target: A folder that does not exist yet, or is empty.
         layout: Layout to write; see `demt.data.published_layouts`.
-        dataset: ``"nyud"``, ``"pascal"`` or ``"cityscapes"``; by default found from the files.
-        source: Layout of the folder, by default found from the files.
+        dataset: ``"nyud"``, ``"pascal"`` or ``"cityscapes"``; by default detected from the files.
+        source: Layout of the folder, by default detected from the files.
         tasks: Tasks to convert; by default all.
         show: Shows progress.
 

@@ -13,6 +13,7 @@ from demt.data.dataset import FileDataset, other_size
 from demt.data.doctor.recognise import spread
 from demt.data.doctor.report import Kind, Problem, Report, Values, values_of_image, values_of_label
 from demt.data.files import DataError, MissingFileError
+from demt.data.hub import HubDataset
 
 Size = tuple[int, int]
 
@@ -114,7 +115,8 @@ def _look(
 ) -> tuple[Values | None, tuple[Kind, str] | None]:
     """What a file holds, if it is opened and can be, and what is wrong with it, if anything is."""
     try:
-        if path.stat().st_size == 0:
+        # What lies in a column has no file of its own.
+        if not isinstance(dataset, HubDataset) and path.stat().st_size == 0:
             return None, ("empty", f"{str(path)!r} is empty")
         if not opened:
             return None, None

@@ -63,7 +63,7 @@ def _share(layout: Layout, root: Path, tasks: Sequence[str] | None) -> float:
             there["image"] += layout.image_path(root, split, id).exists()
             for task in kinds:
                 there[task] += layout.label_path(root, split, id, task).exists()
-    # Without a list, folders of images, depth and normals may be anybody's.
+    # Without a list, folders of images, depth and normals may belong to any data set.
     if not count or (not listed and not there.get("semseg")):
         return 0.0
     return sum(there.values()) / count / len(there)
@@ -169,11 +169,7 @@ def _judge(name: str, paths: list[Path]) -> tuple[str, int, str | None, str | No
         return "boundary", 1, ("values" if marks else "grey") if pictures else None, None
     if wanted == "values":
         metres = "millimetres" if first.dtype.itemsize == 2 else "metres"
-        ask = (
-            "8 bits hold no usual depth; say what they mean by an Encoding"
-            if pictures and first.dtype == np.uint8
-            else None
-        )
+        ask = "8 bits are unusual for depth; declare an Encoding" if pictures and first.dtype == np.uint8 else None
         return "values", 1, metres if pictures else None, ask
     grey = whole and set(values.tolist()) <= {0, 255}
     if grey and (255 in values if name != "sal" else pictures) and wanted in (None, "classes"):

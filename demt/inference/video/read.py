@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from demt.data.files import MAX_PIXELS
 
 Source: TypeAlias = "str | PathLike[str] | int"
-#: Seconds that a video's last frame may lie before the end that its header gives.
+#: Seconds by which a video's last frame may end before its header says.
 _SLACK = Fraction(1, 2)
 
 
@@ -32,7 +32,7 @@ class Frame:
         time: Seconds, exact, as the file has them.
         pixels: (H, W, 3) uint8, RGB, upright.
         tick: Unit of the times in the file, in seconds.
-        rate: Frames a second on average, as far as the file says.
+        rate: Frames per second on average, as far as the file says.
     """
 
     time: Fraction
@@ -66,15 +66,15 @@ def read_frames(source: Source) -> Iterator[Frame]:
 
     Raises:
         FileNotFoundError: if there is no such file or camera.
-        ValueError: if it is no video, has no pictures, or its frames change their size; `VideoCutOffError`, after the
-            last frame, if frames are missing.
+        ValueError: if it is not a video, has no pictures, or its frames change their size; `VideoCutOffError`, after
+            the last frame, if frames are missing.
         ImportError: if PyAV is missing.
     """
     name = camera_of(source) or str(source)
     with _open(source) as container:
         pictures = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
         if not pictures:
-            raise ValueError(f"{name!r} has no pictures: it is no video, or one of sound alone")
+            raise ValueError(f"{name!r} has no pictures: it is not a video, or has only sound")
         stream = pictures[0]
         stream.thread_type = "AUTO"
         rate, tick = stream.average_rate or Fraction(25), stream.time_base or Fraction(1, 90000)
@@ -102,7 +102,7 @@ def read_frames(source: Source) -> Iterator[Frame]:
 
 
 class _Damage:
-    """What went wrong on the way, and how many packets did not."""
+    """What went wrong, and how many packets did not."""
 
     def __init__(self) -> None:
         self.packets, self.found = 0, False
@@ -117,22 +117,22 @@ def _open(source: Source) -> Any:
         except (av.error.FFmpegError, ValueError) as error:
             found = sorted(str(path) for path in Path("/dev").glob("video*"))
             raise FileNotFoundError(
-                f"No camera at {camera!r} ({_reason(error)}); those here: {', '.join(found) or 'none'}"
+                f"No camera at {camera!r} ({_reason(error)}); available: {', '.join(found) or 'none'}"
             ) from error
     path = Path(source)  # type: ignore[arg-type]
     if not path.is_file():
         raise FileNotFoundError(f"No video at {str(path)!r}")
     try:
-        # A playlist must not open what lies elsewhere.
+        # A playlist must not open other files.
         return av.open(str(path), options={"protocol_whitelist": "file"})
     except (av.error.FFmpegError, ValueError) as error:
         raise ValueError(
-            f"{str(path)!r} cannot be read as a video: it is none, or cut off before its index ({_reason(error)})"
+            f"{str(path)!r} cannot be read as a video: it is not one, or is cut off before its index ({_reason(error)})"
         ) from error
 
 
 def _decoded(container: Any, stream: Any, damage: _Damage) -> Iterator[Any]:
-    """Frames in the order they are shown in; what is broken is noted and passed over."""
+    """Frames in the order they are shown in; what is broken is noted and skipped."""
     av = pyav()
     packets = container.demux(stream)
     while True:

@@ -115,9 +115,9 @@ def predict_video(
         out: Video to write, ending in .mp4, .mov, .mkv or .webm; it appears when all frames are in it. Every frame of
             the source is in it, at its own time. Without it, frames are given one by one instead.
         layout: ``"beside"``: one video of the frames and all tasks; ``"tasks"``: one for each task, ``OUT_TASK.mp4``.
-            They are encoded with losses, to look at; for values, take the frames one by one.
+            They are compressed with losses, for viewing; for values, take the frames one by one.
         smoothing: Time constant, in seconds, of means over the past (see `demt.inference.video.smooth.Smoother`); 0
-            for none. For cameras that stand still or move slowly: motion is not followed.
+            for none. For cameras that stand still or move slowly: motion is not tracked.
         max_size: See `demt.predict`.
         batch_size: How many frames run at once.
         cell_width: Largest width, in pixels, of the picture of a frame or a task in what is written.
@@ -130,7 +130,7 @@ def predict_video(
     Raises:
         FileNotFoundError: if there is no such file or camera.
         FileExistsError: if a file that `demt predict` did not write has the name of `out`.
-        ValueError: for arguments that do not fit, a source that is no video, has no pictures, or changes their size;
+        ValueError: for arguments that do not fit, a source that is not a video, has no pictures, or changes their size;
             no file is left then. `VideoCutOffError`, a `ValueError`, for a video that is cut off or damaged: after its
             last frame; what could be decoded is written, and the message says how many frames that is.
         ImportError: if PyAV is missing (``pip install 'demt[video]'``).

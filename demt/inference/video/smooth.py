@@ -25,7 +25,7 @@ class Smoother:
 
     Values are those of `demt.inference.blend`: class maps and probabilities are averaged as probabilities, normals as
     unit vectors, depth and other values as they are. Certainty is `certainty` there, and 1 for normals and values. A
-    pixel's past is that of its place: motion is not followed.
+    pixel's past is that of its place: motion is not tracked.
 
     Args:
         tasks: Of the maps.

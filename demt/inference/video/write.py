@@ -38,7 +38,7 @@ def video_file(path: Path, tick: Fraction, rate: Fraction) -> Iterator[VideoFile
     Args:
         path: Its ending is one of `FORMATS`.
         tick: Unit of the frames' times, in seconds. Matroska and WebM round to milliseconds.
-        rate: Frames a second on average, for the encoder's use of bits.
+        rate: Frames per second on average, for the encoder's use of bits.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:

@@ -122,12 +122,12 @@ def _read_picture(path: Path) -> tuple[str, NDArray[Any]]:
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if not folder.is_dir():
-        raise ValueError(f"Expected a folder, {folder} is none")
+        raise ValueError(f"Expected a folder, but {folder} is not one")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes and path.is_file():
             if path.stem in files:
-                raise ValueError(f"Two files of one name in {folder}: {files[path.stem].name} and {path.name}")
+                raise ValueError(f"Two files of the same name in {folder}: {files[path.stem].name} and {path.name}")
             files[path.stem] = path
     if not files:
         raise ValueError(f"No {' or '.join(suffixes)} file in {folder}")

@@ -101,12 +101,12 @@ class BoundaryScore(Metric):
 
         Args:
             preds: Probabilities (B, H, W) or (B, 1, H, W), floats in [0, 1] or uint8 read as p/255.
-            target: True maps of the same shape; see `boundary_counts` and `gt`. Crop padding away.
+            target: True maps of the same shape; see `boundary_counts` and `gt`. Crop padding first.
         """
         preds, target = _images("preds", preds), _images("target", target)
         if preds.shape != target.shape:
             raise ValueError(
-                f"Expected `preds` and `target` of one shape, got {tuple(preds.shape)} and {tuple(target.shape)}"
+                f"Expected `preds` and `target` of the same shape, got {tuple(preds.shape)} and {tuple(target.shape)}"
             )
         totals = BoundaryTotals.zero(self.thresholds)
         for probability, labels in zip(preds.detach().cpu(), target.detach().cpu()):

@@ -22,7 +22,7 @@ TargetMode = Literal["seism", "raw"]
 
 
 class BoundaryCounts(NamedTuple):
-    """Pixels of one image (or a data set), one integer a threshold.
+    """Pixels of one image (or a data set), one integer per threshold.
 
     Args:
         matched: Pairs of the maximum matching of predicted with true boundary pixels.
@@ -54,8 +54,8 @@ def boundary_counts(
 
     Args:
         probability: (H, W) map: floats in [0, 1], uint8 read as p/255, or bool.
-        target: (H, W) true boundary: 1 on the boundary, else 0. 255 (unlabelled) is no boundary, and there is no
-            ignore mask: predictions there count. Crop padding away. See `boundary_target`.
+        target: (H, W) true boundary: 1 on the boundary, else 0. 255 (unlabelled) is not a boundary, and there is no
+            ignore mask: predictions there count. Crop padding first. See `boundary_target`.
         max_distance: Tolerance as a fraction of the image's diagonal √(H² + W²), e.g. 0.011 NYUD, 0.0075 PASCAL.
         thresholds: Values in [0, 1] in any order; the counts come in the same order.
         nms: Suppression before thresholding: ``"seism"``, ``"mtdp"``, own parameters, or None.
@@ -65,7 +65,7 @@ def boundary_counts(
             Both are exact and give the same numbers.
 
     Raises:
-        ValueError: for maps of other or of different shapes, values out of range, or an argument with no meaning.
+        ValueError: for maps of wrong or different shapes, values out of range, or an argument with no meaning.
         ImportError: for ``backend="numba"`` without numba.
 
     Example:
@@ -85,7 +85,7 @@ def boundary_counts(
     soft = as_probability(probability, quantize)
     truth = as_target(target)
     if soft.shape != truth.shape:
-        raise ValueError(f"Expected `probability` and `target` of one shape, got {soft.shape} and {truth.shape}")
+        raise ValueError(f"Expected `probability` and `target` of the same shape, got {soft.shape} and {truth.shape}")
     if nms is not None:
         soft = suppress(soft, nms)
     inclusive = nms is None or nms.eight_bit
@@ -114,7 +114,7 @@ def boundary_target(label_map: ArrayLike | Tensor, mode: TargetMode = "seism") -
         label_map: (H, W) whole numbers: segment or class ids, or an edge map of 0 and 1.
         mode: ``"seism"``: pixels that differ from their east, south or south-east neighbour, thinned. SEISM does so
             with every map, also with edge maps, where it moves about half of the lines by one pixel. Every value is
-            a label, 255 too. ``"raw"``: an edge map as it is, 1 on the boundary; 255 (unlabelled) is no boundary.
+            a label, 255 too. ``"raw"``: an edge map as it is, 1 on the boundary; 255 (unlabelled) is not a boundary.
 
     Raises:
         ValueError: for another mode, a map that is not (H, W) whole numbers, or other values than 0, 1 and 255 in

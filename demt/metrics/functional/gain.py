@@ -24,7 +24,7 @@ def delta_m(
     Maninis, Radosavovic, Kokkinos: Attentive Single-Tasking of Multiple Tasks, CVPR 2019, equation 4.
 
     Args:
-        results: Multi-task results M by name. Names missing from `single_task` are passed over.
+        results: Multi-task results M by name. Names missing from `single_task` are ignored.
         single_task: One result S of each task's single-task model, by the same names: task names, or
             ``"task/metric"`` as `MultiTaskMetrics.compute` returns them. Both in the same units.
         lower_is_better: Names of your own whose values are better when lower.
@@ -51,6 +51,8 @@ def delta_m(
         elif name in higher_is_better or kind in HIGHER_IS_BETTER:
             sign = 1
         else:
-            raise ValueError(f"Is {name!r} better lower or higher? Name it in `lower_is_better` or `higher_is_better`")
+            raise ValueError(
+                f"Is a lower or a higher {name!r} better? Name it in `lower_is_better` or `higher_is_better`"
+            )
         gains.append(sign * (float(results[name]) - base) / base)
     return 100 * sum(gains) / len(gains)

@@ -106,9 +106,14 @@ def put(value):
 DAMAGES = {
     "missing": ("semseg", "segmentation/000000.png", lambda path: path.unlink(), "No file 'segmentation/000000.png'"),
     "truncated": ("image", "images/000001.png", lambda path: path.write_bytes(path.read_bytes()[:900]), "truncated"),
-    "no picture": ("edge", "edge/000001.png", lambda path: path.write_text("<html>"), "it is none of PNG, JPEG"),
+    "no picture": ("edge", "edge/000001.png", lambda path: path.write_text("<html>"), "it is not one of PNG, JPEG"),
     "bits": ("edge", "edge/000002.png", lambda path: rewrite(path, lambda v: v.astype(np.uint16)), "8 bits.*got 16"),
-    "class": ("semseg", "segmentation/000002.png", lambda path: rewrite(path, put(41)), "stored value 41 is no class"),
+    "class": (
+        "semseg",
+        "segmentation/000002.png",
+        lambda path: rewrite(path, put(41)),
+        "stored value 41 is not a class",
+    ),
     "size": ("normals", "normals/000003.png", lambda path: rewrite(path, lambda v: v[1:]), "is 37 x 52.*is 38 x 52"),
     "empty": ("depth", "depth/000003.npy", lambda path: path.write_bytes(b""), "'depth/000003.npy' is empty"),
     "nan": ("depth", "depth/000004.npy", lambda path: rewrite(path, put(np.nan)), "label nan of task 'depth'"),

@@ -1,0 +1,258 @@
+"""Interaction and queries of all tasks in one pass over blocks of pixels, for training steps on a CPU.
+
+One after the other they write a map of all tasks' tokens for each layer, and their products are many small ones. Here a
+block of pixels goes through all layers while it is in the processor's cache, with the heads of all tasks in one product
+a pixel, and the backward pass is written out.
+
+Shapes: P pixels, b of them in a block; T tasks; N heads of d channels, D = N·d. Within a block maps are (T, D, b) and
+tokens (T, b, D), or (b, T, D) where a pixel's are multiplied with each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from demt.ops.attention import Layers, pixel_attention
+from demt.ops.linear import is_training_step_on_cpu
+from demt.ops.pointwise import channels_first, compose, is_plain, per_pixel, stack_tasks
+from demt.ops.taps import by_channel
+
+#: Numbers that a block of pixels may have in the making, so that they stay in the processor's cache.
+BLOCK = 1 << 20
+
+
+class Query(NamedTuple):
+    """The layers of a task's query block: x + norm(out(softmax attention of query(x) to key(F) and value(F)))."""
+
+    query: Layers
+    key: Layers
+    value: Layers
+    out: Layers
+    norm: Any
+
+
+def interact_and_query(
+    maps: Sequence[Tensor], interaction: Layers, queries: Sequence[Query], heads: int
+) -> list[Tensor]:
+    """The interaction's layers on the maps of all T tasks, and the query block of each on the T results at a pixel.
+
+    `demt.ops.reference.interact_and_query_reference` spells it out.
+
+    Args:
+        maps: T maps (B, D, H, W).
+        interaction: Linear layers, and in the end a layer norm.
+        queries: The layers of each task, as `demt.ops.per_pixel` takes them.
+        heads: Attention heads, a divisor of D.
+
+    Returns:
+        T maps (B, D, H, W).
+    """
+    if _takes_one_pass(maps, interaction, queries):
+        batch, channels, height, width = maps[0].shape
+        given = *_folded(interaction, queries, heads), *(by_channel(each).flatten(1) for each in maps)
+        tokens: Sequence[Tensor]
+        tokens = _OnePass.apply(interaction[-1].eps, queries[0].norm.eps, *given)  # type: ignore[no-untyped-call]
+        return [channels_first(each.view(batch, height, width, channels)) for each in tokens]
+    stacked = stack_tasks(maps)
+    fused = per_pixel(stacked, *interaction)
+    return [
+        per_pixel(pixel_attention(x, fused, *layers, heads), norm, residual=x)
+        for x, (*layers, norm) in zip(stacked.unbind(1), queries)
+    ]
+
+
+def _takes_one_pass(maps: Sequence[Tensor], interaction: Layers, queries: Sequence[Query]) -> bool:
+    """Whether this is a training step on a CPU, of torch's own layers that no hook looks at."""
+    *mixing, fused = interaction
+    norms = [fused, *(each.norm for each in queries)]
+    groups = [mixing, *(group for each in queries for group in (each.query, each.key, each.value, each.out))]
+    layers = [layer for group in groups for layer in group]
+    return (
+        all(is_plain(each, nn.LayerNorm) and each.bias is not None for each in norms)
+        and all(is_plain(each, nn.Linear, nn.Identity) for each in layers)
+        and all(len(group) > 0 and isinstance(group[-1], nn.Linear) for group in groups)
+        and all(each.key[-1].bias is None for each in queries)
+        and len({each.norm.eps for each in queries}) == 1
+        and is_training_step_on_cpu(*maps, *(each for layer in (*norms, *layers) for each in layer.parameters()))
+    )
+
+
+def _folded(interaction: Layers, queries: Sequence[Query], heads: int) -> tuple[Tensor, ...]:
+    """What `_OnePass` multiplies with, of all tasks: matrices (T, D, D), those of heads (T·N, d, D), biases (T, 1, D).
+
+    The interaction's norm keeps no weight and bias: the weight is part of keys and values; the bias adds the same to
+    all scores of a query, which softmax cancels, and the same to all values, which is part of the output's bias.
+    """
+    *mixing, fused = interaction
+    mix, mix_bias = compose(mixing)
+    parts = []
+    for query, key, value, out, norm in queries:
+        (asks, asks_bias), (keys, _), (values, values_bias), (outs, outs_bias) = map(compose, (query, key, value, out))
+        constant = outs @ _sum(values @ fused.bias, values_bias)
+        scale = (len(keys) // heads) ** -0.5
+        parts.append(
+            (
+                asks,
+                _sum(torch.zeros_like(constant), asks_bias)[None],
+                (keys * (fused.weight * scale)).unflatten(0, (heads, -1)),
+                (values * fused.weight).unflatten(0, (heads, -1)),
+                outs,
+                _sum(constant, outs_bias)[None],
+                norm.weight[None],
+                norm.bias[None],
+            )
+        )
+    asks, asks_bias, keys, values, outs, outs_bias, norm_weight, norm_bias = map(torch.stack, zip(*parts))
+    heads_of_all = keys.flatten(0, 1), values.flatten(0, 1)
+    return (
+        mix,
+        _sum(torch.zeros_like(mix[0]), mix_bias),
+        asks,
+        asks_bias,
+        *heads_of_all,
+        outs,
+        outs_bias,
+        norm_weight,
+        norm_bias,
+    )
+
+
+def _sum(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias
+
+
+class _OnePass(torch.autograd.Function):
+    """Maps (D, P) of all tasks and what `_folded` gives, to tokens (P, D) of all tasks; differentiable once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        fused_eps: float,
+        eps: float,
+        mix: Tensor,
+        mix_bias: Tensor,
+        query: Tensor,
+        query_bias: Tensor,
+        key: Tensor,
+        value: Tensor,
+        out: Tensor,
+        out_bias: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        *maps: Tensor,
+    ) -> tuple[Tensor, ...]:
+        tasks, heads = len(maps), len(key) // len(maps)
+        results = tuple(each.new_empty(each.shape[::-1]) for each in maps)
+        asked_by_all, length = _memory(maps, key)
+        kept: list[Tensor] = []
+        for pixels in _blocks(maps, length):
+            x = torch.stack([each[:, pixels] for each in maps]).mT
+            fused, fused_scale = _normalised(
+                torch.baddbmm(mix_bias, x, mix.mT.expand(tasks, -1, -1)).transpose(0, 1), fused_eps
+            )
+            queries = _split(torch.baddbmm(query_bias, x, query.mT), heads)
+            weights = (fused @ _product(queries, key, asked_by_all).permute(1, 2, 0)).softmax(1)
+            pooled = _product(weights.mT, fused, asked_by_all)
+            attended = _joined(pooled.transpose(0, 1) @ value.mT, tasks)
+            normalised, norm_scale = _normalised(torch.baddbmm(out_bias, attended, out.mT), eps)
+            for result, each in zip(results, torch.addcmul(shift, normalised, scale).add_(x)):
+                result[pixels] = each
+            kept += [fused, fused_scale, queries, weights, attended, normalised, norm_scale]
+        ctx.save_for_backward(mix, query, key, value, out, scale, *maps, *kept)
+        return results
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        tasks = len(grads)
+        mix, query, key, value, out, scale, *others = ctx.saved_tensors
+        maps, kept = others[:tasks], iter(others[tasks:])
+        heads = len(key) // tasks
+        mix_of_all = mix.expand(tasks, -1, -1)
+        grad_maps = [torch.empty_like(each) for each in maps]
+        grad_mix, grad_query, grad_key, grad_value, grad_out = (
+            each.new_zeros(each.shape) for each in (mix_of_all, query, key, value, out)
+        )
+        grad_mix_bias, grad_query_bias, grad_out_bias, grad_scale, grad_shift = scale.new_zeros(5, *scale.shape)
+        (first, length), (second, _) = _memory(maps, key), _memory(maps, key)
+        for pixels in _blocks(maps, length):
+            fused, fused_scale, queries, weights, attended, normalised, norm_scale = (next(kept) for _ in range(7))
+            x = torch.stack([each[:, pixels] for each in maps])
+            grad = torch.stack([each[pixels] for each in grads])
+            # The norm and what comes before it.
+            grad_shift += grad.sum(1, keepdim=True)
+            grad_scale += (grad * normalised).sum(1, keepdim=True)
+            grad_attended = _normalised_backward(grad * scale, normalised, norm_scale)
+            grad_out_bias += grad_attended.sum(1, keepdim=True)
+            grad_out.baddbmm_(grad_attended.mT, attended)
+            # Attention.
+            grad_heads = _split(grad_attended @ out, heads)
+            grad_value.baddbmm_(grad_heads.mT, _product(weights.mT, fused, first).transpose(0, 1))
+            grad_pooled = _product(grad_heads, value, second).transpose(0, 1)
+            grad_scores = (fused @ grad_pooled.mT).mul_(weights)
+            grad_scores.addcmul_(weights, grad_scores.sum(1, keepdim=True), value=-1)
+            grad_asked = _product(grad_scores.mT, fused, first).transpose(0, 1)
+            grad_key.baddbmm_(queries.mT, grad_asked)
+            grad_queries = _joined(grad_asked @ key.mT, tasks)
+            asked = _product(queries, key, first).transpose(0, 1)
+            grad_fused = torch.bmm(grad_scores, asked).baddbmm_(weights, grad_pooled)
+            # The interaction, the queries' own way, and the residual.
+            grad_query.baddbmm_(grad_queries.mT, x.mT)
+            grad_query_bias += grad_queries.sum(1, keepdim=True)
+            grad_mixed = _normalised_backward(grad_fused, fused, fused_scale).transpose(0, 1)
+            grad_mix.baddbmm_(grad_mixed.mT, x.mT)
+            grad_mix_bias += grad_mixed.sum(1, keepdim=True)
+            grad_x = torch.baddbmm(grad.mT, query.mT, grad_queries.mT).baddbmm_(mix_of_all.mT, grad_mixed.mT)
+            for grad_map, each in zip(grad_maps, grad_x):
+                grad_map[:, pixels] = each
+        of_mix = grad_mix.sum(0), grad_mix_bias.sum((0, 1))
+        of_queries = grad_query, grad_query_bias, grad_key, grad_value, grad_out, grad_out_bias, grad_scale, grad_shift
+        return None, None, *of_mix, *of_queries, *grad_maps
+
+
+def _memory(maps: Sequence[Tensor], key: Tensor) -> tuple[Tensor, int]:
+    """Memory for a vector (D) a pixel and head of all tasks, of a block, and how many pixels a block has."""
+    channels, pixels = maps[0].shape
+    length = min(max(BLOCK // ((len(maps) + 2 * len(key)) * channels), 1), pixels)
+    return key.new_empty(length * len(key) * channels), length
+
+
+def _blocks(maps: Sequence[Tensor], length: int) -> Iterator[slice]:
+    pixels = maps[0].shape[1]
+    return (slice(start, min(start + length, pixels)) for start in range(0, pixels, length))
+
+
+def _product(a: Tensor, b: Tensor, memory: Tensor) -> Tensor:
+    """Products of matrices, in memory that is there: large new tensors come from the system page by page."""
+    size = len(a), a.shape[1], b.shape[2]
+    return torch.bmm(a, b, out=memory[: math.prod(size)].view(size))
+
+
+def _split(tokens: Tensor, heads: int) -> Tensor:
+    """(T, b, N·d) to (T·N, b, d)."""
+    return tokens.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _joined(heads: Tensor, tasks: int) -> Tensor:
+    """(T·N, b, d) to (T, b, N·d)."""
+    return heads.unflatten(0, (tasks, -1)).transpose(1, 2).flatten(2)
+
+
+def _normalised(tokens: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Layer norm without weight and bias, and what it multiplied with."""
+    normalised, _, scale = torch.native_layer_norm(tokens, tokens.shape[-1:], None, None, eps)
+    return normalised, scale
+
+
+def _normalised_backward(grad: Tensor, normalised: Tensor, scale: Tensor) -> Tensor:
+    """Gradient of what was normalised; to torch's function it is as if a normalised token had come in."""
+    mean, one = torch.zeros_like(scale), torch.ones_like(scale)
+    args = grad, normalised, grad.shape[-1:], mean, one, None, None, (True, False, False)
+    of_normalised: Tensor = torch.ops.aten.native_layer_norm_backward(*args)[0]
+    return of_normalised.mul_(scale)
