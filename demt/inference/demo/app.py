@@ -58,9 +58,7 @@ def build_demo(models: Mapping[str, MultiTaskModel], *, title: str = "demt") -> 
     tiles: dict[str, Any] = {"interactive": False, "show_label": False, "height": "auto", "elem_classes": "tiles"}
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as page:
         result = gr.State(time_to_live=KEPT)
-        gr.Markdown(
-            f"# {title}\nEvery task on your photograph, which stays on this server for about an hour."
-        )
+        gr.Markdown(f"# {title}\nEvery task on your photograph, which stays on this server for about an hour.")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 photograph = gr.Image(type="filepath", image_mode=None, label="Photograph", height=260, elem_id="photo")
