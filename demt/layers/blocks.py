@@ -345,9 +345,9 @@ class TaskQueryBlock(nn.Module):
 
 def ask_together(blocks: Sequence[TaskQueryBlock], maps: Sequence[Tensor], fused: Tensor) -> list[Tensor]:
     """What each ``"pixelwise"`` block makes of its map (B, D, H, W) and fused (B, T, D, H, W), in larger products."""
-    layers = zip(*(block.layers()[:4] for block in blocks))
-    attended = pixel_attentions(maps, fused, *layers, blocks[0].heads)
-    return [per_pixel(each, block.norm, residual=x) for each, block, x in zip(attended, blocks, maps)]
+    queries, keys, values, outs, norms = zip(*(block.layers() for block in blocks))
+    attended = pixel_attentions(maps, fused, queries, keys, values, outs, blocks[0].heads)
+    return [per_pixel(each, norm, residual=x) for each, norm, x in zip(attended, norms, maps)]
 
 
 class GatingAttention(nn.Module):

@@ -68,7 +68,7 @@ class DeMTHead(MultiTaskHead):
         stacked = stack_tasks(mixed)  # S (B, T, D, h, w)
         fused = self.run(self.interaction, stacked)  # [5]
         if standard_operators_are_asked() and self.config.query == "pixelwise":
-            return [self.gating(z) for z in ask_together(list(self.queries.values()), stacked.unbind(1), fused)]
+            return [self.gating(z) for z in ask_together(self._query_blocks(), stacked.unbind(1), fused)]
         return [self.run(self._ask, task, x, fused) for task, x in zip(self.tasks, stacked.unbind(1))]
 
     def _query_blocks(self) -> list[TaskQueryBlock]:

@@ -63,7 +63,8 @@ def pixel_attentions(
     plain = all(type(norm) is nn.Identity for each in (*keys, *values) for norm in each[:-1])
     if not (plain and _known(*layers)) or any(each[-1].bias is None for each in values):
         return [
-            pixel_attention(x, fused, *each, heads) for x, *each in zip(maps, queries, keys, values, outs, strict=True)
+            pixel_attention(x, fused, query, key, value, out, heads)
+            for x, query, key, value, out in zip(maps, queries, keys, values, outs, strict=True)
         ]
     tokens = channels_last(fused).flatten(0, 2)
     asked = torch.cat([channels_last(per_pixel(x, *query)) for x, query in zip(maps, queries)], -1)

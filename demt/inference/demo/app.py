@@ -108,7 +108,7 @@ def build_demo(models: Mapping[str, MultiTaskModel], *, title: str = "demt") -> 
             return [radio, *lay_over(found, task), gallery(prediction), prediction.image, [], [], None]
 
         def lay_over(found: Result | None, task: str | None) -> tuple[Any, str]:
-            if found is None or task not in found.prediction:
+            if found is None or task is None or task not in found.prediction:
                 return None, ""
             return pair(found.prediction, task), legend_html(found.prediction, task)
 
