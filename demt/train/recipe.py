@@ -54,11 +54,9 @@ def _check_names(data: DataPart) -> None:
     if data.dataset in RELEASED and data.layout != "auto":
         get_layout(data.dataset, data.layout)
     # Other data is scored by the settings of PASCAL-Context.
-    known = CITYSCAPES_SIZES if data.dataset == "cityscapes" else PROTOCOLS
-    if data.protocol is not None and data.protocol not in known:
-        raise ValueError(
-            f"Expected `data.protocol` of {data.dataset} to be one of {list(known)}, got {data.protocol!r}"
-        )
+    protocols = list(CITYSCAPES_SIZES if data.dataset == "cityscapes" else PROTOCOLS)
+    if data.protocol is not None and data.protocol not in protocols:
+        raise ValueError(f"Expected `data.protocol` of {data.dataset} to be one of {protocols}, got {data.protocol!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
