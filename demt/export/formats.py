@@ -40,7 +40,7 @@ def check_available(format: str) -> None:
 
 
 def write(
-    program: ExportedProgram, path: Path, format: str, metadata: Mapping[str, Any], opset: int, float16: bool
+    program: ExportedProgram, path: Path, format: str, metadata: Mapping[str, Any], opset: int, float16: bool = False
 ) -> Runner | None:
     """Write a captured program, and return what runs the file; None where nothing here can.
 
@@ -58,7 +58,7 @@ def write(
 
 
 def _write_onnx(
-    program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int, float16: bool
+    program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int, float16: bool = False
 ) -> Runner | None:
     import onnx
     from onnxscript import optimizer

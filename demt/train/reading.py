@@ -57,7 +57,7 @@ def load_recipe(source: str | PathLike[str], overrides: Sequence[str] = ()) -> R
     if (size := path.stat().st_size) > _MAX_BYTES:
         raise ValueError(f"Recipe {str(path)!r} has {size:,} bytes, expected at most {_MAX_BYTES:,}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        values = _load(path.read_text(encoding="utf-8"))
         _check_count(values)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
@@ -68,13 +68,22 @@ def load_recipe(source: str | PathLike[str], overrides: Sequence[str] = ()) -> R
 
 
 class _Loader(yaml.SafeLoader):
-    """`yaml.SafeLoader`, which takes the last of two values of one name, without a word; this one takes none."""
+    """`yaml.SafeLoader`, but a name that is given twice is an error: yaml silently keeps the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise ValueError(f"{twice[0]!r} stands twice in line {node.start_mark.line + 1} and below")
         return super().construct_mapping(node, deep)
+
+
+def _load(text: str) -> Any:
+    """The values of a YAML text. Raises `yaml.YAMLError`, `ValueError`, `RecursionError`."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _check_count(values: Any) -> None:
@@ -106,8 +115,8 @@ def recipe_from(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Rec
             if not isinstance(part, dict):
                 raise ValueError(f"`{name}` cannot be set: `{key}` is {part!r}")
         try:
-            part[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            part[last] = _load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"The value of {override!r} is not valid YAML: {error}") from error
     recipe = _build(Recipe, merged, "")
     sources_of(recipe.data)

@@ -85,7 +85,7 @@ def test_masks(tmp_path):
     mask = np.where(IDS > 2, 255, 0).astype(np.uint8)
     for task in ("sal", "semseg"):
         folder(tmp_path, task, mask)
-        with pytest.raises(DataError, match=r"0 and 255 alone.*'mask'.*'classes'"):
+        with pytest.raises(DataError, match=r"only 0 and 255.*'mask'.*'classes'"):
             read(tmp_path, task, 2)
         assert np.array_equal(read(tmp_path, task, 2, "mask")[0], mask // 255)
         assert set(np.unique(read(tmp_path, task, 2, "classes"))) == {0, 255}

@@ -145,7 +145,7 @@ def fake(model, monkeypatch):
     monkeypatch.setattr("demt.export.write.capture", lambda network, size: network)
     monkeypatch.setattr(export_formats, "runner", lambda program: program)
 
-    def write(program, path, format, metadata, opset):
+    def write(program, path, format, metadata, opset, float16=False):
         path.write_bytes(b"x")
         return runners[0] if runners else lambda images: model(images)
 

@@ -72,7 +72,7 @@ def test_pictures_of_every_kind_are_shrunk_by_their_mean(mode):
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (b"This is no picture.", r"'holiday.jpg' cannot be read as an image: it is none of PNG, JPEG"),
+        (b"This is no picture.", r"'holiday.jpg' cannot be read as an image: it is not one of PNG, JPEG"),
         (b"", r"'holiday.jpg' cannot be read as an image"),
         (encoded(Image.fromarray(data.astronaut()), "JPEG")[:5000], r"'holiday.jpg' cannot be read.*truncated"),
         (encoded(Image.new("1", (12000, 12000))), r"'holiday.jpg' has 12000 x 12000 pixels; .* at most 134217728"),
@@ -215,7 +215,7 @@ def test_the_page_refuses_what_it_should(client, tmp_path):
 
     (tmp_path / "text.jpg").write_text("This is no picture.")
     said = client.predict(handle_file(tmp_path / "text.jpg"), "one", api_name="/predict")
-    assert said == "'text.jpg' cannot be read as an image: it is none of PNG, JPEG, TIFF, BMP, WEBP, AVIF"
+    assert said == "'text.jpg' cannot be read as an image: it is not one of PNG, JPEG, TIFF, BMP, WEBP, AVIF"
     Image.fromarray(data.astronaut()).save(tmp_path / "a.png")
     said = client.predict(handle_file(tmp_path / "a.png"), str(tmp_path), api_name="/predict")
     assert said.startswith("Expected the name of a model of ['one', 'two'], got")

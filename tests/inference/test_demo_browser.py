@@ -209,7 +209,7 @@ def test_a_picture_of_50_megapixels_is_shrunk(tab, folder, server):
 
 def test_a_text_file_and_a_file_too_large_are_refused(tab, folder):
     tab.set_input_files(FILE, folder / "text.jpg")
-    wait_for_words(tab, "'text.jpg' cannot be read as an image: it is none of PNG, JPEG")
+    wait_for_words(tab, "'text.jpg' cannot be read as an image: it is not one of PNG, JPEG")
     assert tab.locator("#pictures img").count() == 0
     assert tab.is_disabled("#download")
     tab.click("#photo button[aria-label='Remove Image']")

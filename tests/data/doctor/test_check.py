@@ -319,7 +319,7 @@ def test_two_layouts_in_one_folder(copy, written):
     shutil.copytree(written / "cityscapes_mtan_19", root, dirs_exist_ok=True)
     report = check(root)
     assert report.layout == "mtan_7"
-    assert "['mtan_19'], too" in report.notes[0]
+    assert "also fits the layouts ['mtan_19']" in report.notes[0]
     assert check(root, layout="mtan_19").layout == "mtan_19"
 
 
