@@ -66,6 +66,8 @@ class Run:
 
     def __init__(self, arguments: list[str], log: Path) -> None:
         self.log = log
+        # A shell's background jobs, of which this may be one, ignore the signal, and so would what they start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with log.open("w") as file:
             self.start = time.perf_counter()
             self.process = subprocess.Popen([sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT)

@@ -39,6 +39,8 @@ def serving(folder, *command, port=None):
     """The address of a page that a command serves, and its process."""
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "gradio"), "PYTHONPATH": str(ROOT)}
     environment |= {"PYTHONUNBUFFERED": "1", "GRADIO_SERVER_PORT": str(port)} if port else {"PYTHONUNBUFFERED": "1"}
+    # A shell's background jobs, in which tests may run, ignore the signal, and so would the server.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, *command], env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
