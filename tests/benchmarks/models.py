@@ -169,7 +169,8 @@ def main():
     parser.add_argument("--steps", action="store_true", help="instead: training steps against the baseline's")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {1 if options.steps else options.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
+    threads = 1 if options.steps else options.threads
+    print(f"torch {torch.__version__}, {threads} threads, {torch.backends.cpu.get_cpu_capability()}")
     if options.steps:
         steps(options)
     elif options.plot:
