@@ -224,6 +224,8 @@ def test_a_text_file_and_a_file_too_large_are_refused(tab, folder):
 def test_the_camera_takes_a_photograph(tab):
     tab.click("#photo [aria-label='Capture from camera']")
     tab.click("#photo .access-wrap, #photo [title='grant webcam access']")
+    # Before its first frame a camera has nothing to take.
+    tab.wait_for_function("document.querySelector('#photo video')?.videoWidth > 0")
     tab.click("#photo [aria-label='capture photo']")
     tab.wait_for_selector(READY)
     assert tab.locator("#pictures img").count() == 6
