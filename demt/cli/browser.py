@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from demt.cli.common import console, errors, friendly_errors
+from demt.cli.common import ModelArgument, console, errors, friendly_errors
 
 
 def browser(
-    model: Annotated[str, typer.Argument(help="A model's name, hf-hub:ORG/NAME, a folder, or a released checkpoint.")],
+    model: ModelArgument,
     folder: Annotated[Path, typer.Argument(help="Folder to write, new or empty.")],
     runtime: Annotated[
         Path | None,

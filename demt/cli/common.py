@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 #: The option of commands that can print for programs.
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
+#: The model of commands that work on one.
+ModelArgument: TypeAlias = Annotated[
+    str, typer.Argument(help="A model's name, hf-hub:ORG/NAME, a folder, or a released checkpoint.")
+]
 #: Options of commands that run a model on pictures.
 Model: TypeAlias = Annotated[
     str, typer.Option("--model", "-m", help="A model's name, hf-hub:ORG/NAME, a folder, or a released checkpoint.")

@@ -47,7 +47,7 @@ def check(
     dataset: Annotated[str | None, typer.Option(help="nyud, pascal, cityscapes or hub; by default detected.")] = None,
     layout: Annotated[str, typer.Option(help="Layout of a published data set; by default detected.")] = "auto",
     split: Annotated[
-        list[str] | None, typer.Option(help="Only this split; may be repeated. of Parquet also 'train[:90%]'.")
+        list[str] | None, typer.Option(help="Only this split; may be repeated; of Parquet also 'train[:90%]'.")
     ] = None,
     encodings: Annotated[
         str | None, typer.Option(help="For own data: what pictures mean, such as depth=millimetres,edge=grey.")

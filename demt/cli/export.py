@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from demt.cli.common import console, device_of, errors, friendly_errors, parse_size
+from demt.cli.common import ModelArgument, console, device_of, errors, friendly_errors, parse_size
 
 
 class FormatChoice(str, Enum):
@@ -20,7 +20,7 @@ class FormatChoice(str, Enum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A model's name, hf-hub:ORG/NAME, a folder, or a released checkpoint.")],
+    model: ModelArgument,
     out: Annotated[Path, typer.Argument(help="File to write, ending in .onnx or .pt2.")],
     format: Annotated[
         FormatChoice | None,

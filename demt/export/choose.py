@@ -10,6 +10,7 @@ from torch import Tensor
 
 from demt.export.agreement import differences
 from demt.export.capture import ExportError
+from demt.export.formats import onnx_runner
 from demt.tasks import Task
 
 #: Neighbouring layers that are tried together.
@@ -35,13 +36,9 @@ class Judge:
         return differences(self.tasks, self.expected, self._run(contents))
 
     def _run(self, contents: bytes) -> list[dict[str, Tensor]]:
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(contents, providers=["CPUExecutionProvider"])
-        names = [each.name for each in session.get_outputs()]
-        results = []
+        run, results = onnx_runner(contents), []
         for image in self.images:
-            outputs = dict(zip(names, map(torch.from_numpy, session.run(None, {"images": image}))))
+            outputs = run(torch.from_numpy(image))
             if not self.predictions:
                 outputs = {name: self.tasks[name].predict(maps) for name, maps in outputs.items()}
             results.append(outputs)

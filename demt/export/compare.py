@@ -20,7 +20,7 @@ from demt.data.rooms import SyntheticRooms
 from demt.export.agreement import differences
 from demt.export.calibration import calibration_pictures
 from demt.export.capture import first_line
-from demt.export.formats import Runner
+from demt.export.formats import Runner, onnx_runner
 from demt.export.half import store_float16
 from demt.export.int8 import export_int8
 from demt.export.write import export
@@ -189,17 +189,7 @@ def _compiled(model: MultiTaskModel) -> Runner:
 def _onnxruntime(path: Path, threads: int) -> Loaded:
     if importlib.util.find_spec("onnxruntime") is None:
         raise ImportError("needs onnxruntime: pip install 'demt[onnx]'")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_outputs()]
-
-    def run(images: Tensor) -> dict[str, Tensor]:
-        return dict(zip(names, map(torch.from_numpy, session.run(names, {"images": images.numpy()}))))
-
-    return Loaded(run, path.stat().st_size)
+    return Loaded(onnx_runner(path, threads), path.stat().st_size)
 
 
 def _openvino(write: Callable[[], Path], threads: int, precision: str = "fp32") -> Loaded:

@@ -82,13 +82,21 @@ def _write_onnx(
     onnx.checker.check_model(path, full_check=True)
     if importlib.util.find_spec("onnxruntime") is None:
         return None
+    return onnx_runner(path)
+
+
+def onnx_runner(file: Path | bytes, threads: int | None = None) -> Runner:
+    """What runs an ONNX file, or its contents, with onnxruntime on the CPU; `threads` by default as onnxruntime has."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_outputs()]
 
     def run(images: Tensor) -> dict[str, Tensor]:
-        outputs = session.run(None, {"images": images.numpy()})
-        return {each.name: torch.from_numpy(value) for each, value in zip(session.get_outputs(), outputs)}
+        return dict(zip(names, map(torch.from_numpy, session.run(names, {"images": images.numpy()}))))
 
     return run
 

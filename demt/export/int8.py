@@ -60,7 +60,7 @@ def export_int8(
 
     One half of the pictures, prepared by `demt.preprocess`, gives the ranges of values and chooses the layers: the
     groups of neighbours that move a task's predictions most, against its bound, compute in float32, with weights that
-    are stored in 8 bits all the same. The other half measures what came of it. Layers that make offsets and coordinates
+    are stored in 16 bits. The other half measures what came of it. Layers that make offsets and coordinates
     are float32 from the start.
 
     Args:
