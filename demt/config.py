@@ -26,7 +26,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "query": get_args(QueryAttention),
     "initial_offsets": get_args(InitialOffsets),
 }
-_OPTIONAL = ("neck", "offset_groups", "head_width")
+_OPTIONAL = ("neck", "offset_groups", "head_width", "refine_width")
 # No published model has a number above 1536; a hostile file may have one, to exhaust time or memory.
 _LARGEST = 8192
 # Constructors of some backbones (TinyViT, EfficientViT, MaxViT) loop over all pairs of pixels of a window.
@@ -42,6 +42,7 @@ _INTEGERS = {
     "points": (1, 32),
     "offset_groups": (1, _LARGEST),
     "head_width": (1, _LARGEST),
+    "refine_width": (1, _LARGEST),
 }
 _MAX_TASKS = 64
 _DECODER_FIELDS = (
@@ -91,6 +92,8 @@ class ModelConfig:
         offset_groups: Offset groups of the deformable operator; one per channel by default.
         initial_offsets: ``"released"`` or ``"zero"``; see `SpatialDeformable`.
         head_width: Hidden channels of the task heads; by default an eighth of the backbone's channels in sum.
+        refine_width: Channels of a refinement of the logits at half the image's size (`DetailStem`,
+            `DetailRefinement`); none by default.
 
     Raises:
         ValueError: naming the field, what was expected and what was given.
@@ -114,6 +117,7 @@ class ModelConfig:
     offset_groups: int | None = None
     initial_offsets: InitialOffsets = "released"
     head_width: int | None = None
+    refine_width: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", resolve_tasks(self.tasks))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from demt.hub.pretrained import PretrainedModel
-from demt.layers import TaskHead, TaskInteractionBlock, TaskQueryBlock
+from demt.layers import DetailRefinement, TaskHead, TaskInteractionBlock, TaskQueryBlock
 from demt.models import MultiTaskModel
 from demt.ops.pointwise import compose
 
@@ -85,7 +85,7 @@ class FusedModel(MultiTaskModel):
 
 
 def _fold(module: nn.Module) -> None:
-    if isinstance(module, TaskHead):
+    if isinstance(module, (TaskHead, DetailRefinement)):
         _fold_norm(module, "conv", "norm")
     elif isinstance(module, TaskInteractionBlock) and module.attention == "pointwise":
         _compose(module, "value", "proj", "linear")

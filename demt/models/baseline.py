@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from demt.config import ModelConfig
-from demt.layers import NECKS, DPTNeck, TapNeck, TaskHead
+from demt.layers import NECKS, DetailRefinement, DetailStem, DPTNeck, TapNeck, TaskHead
+from demt.ops import resize
 from demt.ops.checkpoint import recomputed
 from demt.tasks import Task, resolve_tasks
 
@@ -19,6 +20,8 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 class MultiTaskHead(nn.Module):
     """Backbone levels to logits: a neck, something between that a subclass adds, and one head per task.
+
+    With `refine_width`, details of the image refine the logits of every head at half the image's size.
 
     Args:
         in_channels, strides: Channels and strides of the backbone's levels.
@@ -32,19 +35,42 @@ class MultiTaskHead(nn.Module):
         self._hidden = config.head_width or max(sum(in_channels) // 8, 1)
         self.neck = _neck(in_channels, strides, config)
         self.heads = nn.ModuleDict()
+        if config.refine_width:
+            self.details = DetailStem(config.in_chans, config.refine_width)
+            self.refinements = nn.ModuleDict()
         self.tasks: dict[str, Task] = {}
 
-    def forward(self, levels: Sequence[Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """Backbone levels, finest first, to logits (B, channels, *size) per task, at the head's own size by default."""
-        return self.forward_head(self.forward_features(levels), size)
+    def forward(
+        self, levels: Sequence[Tensor], size: tuple[int, int] | None = None, images: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Backbone levels, finest first, to logits (B, channels, *size) per task, at the head's own size by default.
+
+        `images` are needed with `refine_width` only; see `forward_head`.
+        """
+        return self.forward_head(self.forward_features(levels), size, images)
 
     def forward_features(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Task maps (B, D, h, w), the inputs of the task heads."""
         raise NotImplementedError
 
-    def forward_head(self, features: Mapping[str, Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """Logits (B, channels, *size) per task, from `forward_features`."""
-        return {name: self.run(self.heads[name], features[name], size) for name in self.tasks}
+    def forward_head(
+        self, features: Mapping[str, Tensor], size: tuple[int, int] | None = None, images: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Logits (B, channels, *size) per task, from `forward_features`.
+
+        Raises:
+            ValueError: if the model has a `refine_width` and `images`, which the features were made from, are missing.
+        """
+        if not self.config.refine_width:
+            return {name: self.run(self.heads[name], features[name], size) for name in self.tasks}
+        if images is None:
+            raise ValueError("Expected `images`, which the features were made from: this model refines its logits")
+        details = self.run(self.details, images)
+        return {name: self.run(self._refined, name, features[name], details, size) for name in self.tasks}
+
+    def _refined(self, task: str, x: Tensor, details: Tensor, size: tuple[int, int] | None) -> Tensor:
+        logits: Tensor = self.refinements[task](self.heads[task](x), x, details)
+        return logits if size is None else resize(logits, size)
 
     def run(self, module: Callable[..., Any], *args: Any) -> Any:
         """`module(*args)`; with gradient checkpointing, computed again in the backward pass."""
@@ -65,6 +91,8 @@ class MultiTaskHead(nn.Module):
             kept = {name: old[name] if name in old else self._like_neck(build()) for name in resolved}
             setattr(self, modules, nn.ModuleDict(kept))
         self.heads = nn.ModuleDict({name: self._head(task) for name, task in resolved.items()})
+        if self.config.refine_width:
+            self.refinements = nn.ModuleDict({name: self._refinement(task) for name, task in resolved.items()})
         self.tasks = resolved
         # New modules come in training mode: give them the head's own.
         self.train(self.training)
@@ -77,6 +105,16 @@ class MultiTaskHead(nn.Module):
         if isinstance(old, TaskHead):
             head.conv, head.norm = old.conv, old.norm
         return self._like_neck(head)
+
+    def _refinement(self, task: Task) -> nn.Module:
+        assert self.config.refine_width is not None
+        old = self.refinements[task.name] if task.name in self.tasks else None
+        if old is not None and self.tasks[task.name].channels == task.channels:
+            return old
+        made = DetailRefinement(self.config.width, task.channels, self.config.refine_width)
+        if isinstance(old, DetailRefinement):
+            made.proj, made.conv, made.norm = old.proj, old.conv, old.norm
+        return self._like_neck(made)
 
     def _like_neck(self, module: _Module) -> _Module:
         parameter = next(self.neck.parameters())

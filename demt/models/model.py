@@ -85,7 +85,7 @@ class MultiTaskModel(PretrainedModel):
         self._check_images(images)
         if torch.jit.is_tracing():  # type: ignore[attr-defined]
             images = fixed_size(images)
-        return self.head(self._levels(images), tuple(images.shape[-2:]))  # type: ignore[no-any-return]
+        return self.head(self._levels(images), tuple(images.shape[-2:]), images)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         """A table of tasks and parameters; ``print(model.backbone)`` and ``print(model.head)`` list the layers."""
@@ -100,9 +100,11 @@ class MultiTaskModel(PretrainedModel):
         self._check_images(images)
         return self.head.forward_features(self._levels(images))
 
-    def forward_head(self, features: Mapping[str, Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """Logits per task at `size`, from `forward_features`."""
-        return self.head.forward_head(features, size)
+    def forward_head(
+        self, features: Mapping[str, Tensor], size: tuple[int, int] | None = None, images: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Logits per task at `size`, from `forward_features`; a model with `refine_width` needs the `images` too."""
+        return self.head.forward_head(features, size, images)
 
     def reset_heads(self, tasks: Mapping[str, Any]) -> None:
         """Set other tasks (see `demt.tasks.resolve_tasks`); what belongs to a task that stays keeps its weights."""

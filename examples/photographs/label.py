@@ -148,7 +148,8 @@ def label(pictures: Path, hed: Path, u2net: Path, out: Path, count: int = 6, exa
     if not description.exists():
         description.write_text(json.dumps(U2NET, indent=2) + "\n", encoding="utf-8")
     cut(pictures, out / "crops", count, exact)
-    pseudo_label(u2net, out / "crops", out / "set", negative=60 / 255, positive=160 / 255)
+    low, high = (100, 140) if exact else (60, 160)
+    pseudo_label(u2net, out / "crops", out / "set", negative=low / 255, positive=high / 255)
     boundaries = HED(hed).boundaries
     # Several times as fast as float32 on processors that have it; off by 0.01, a tenth of the unlabelled margin.
     with torch.autocast("cpu", dtype=torch.bfloat16):
