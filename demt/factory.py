@@ -79,7 +79,7 @@ def create_model(
 
     Args:
         model_name: A name of `list_models`, with or without tag (``"degmix_swin_tiny.nyud"``); a family
-            (``"demt"``, ``"demtg"``, ``"degmix"``, ``"multitask_baseline"``) together with `backbone` and `tasks`; a
+            (``"demt"``, ``"demtg"``, ``"degmix"``, ``"fpn_mixer"``, ``"multitask_baseline"``) with `backbone` and `tasks`; a
             folder that `save_pretrained` wrote, ``"local-dir:PATH"`` or its path alone; or
             ``"hf-hub:org/name@revision"``, a repository of the Hugging Face Hub (``@revision`` may be left out). The
             weights of folders and repositories are always loaded.

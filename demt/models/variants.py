@@ -12,11 +12,13 @@ from demt.config import ModelConfig, PretrainedCfg
 from demt.protocols import CITYSCAPES_SIZES, PROTOCOLS
 from demt.tasks import DATASETS
 
-#: What the released models of each family are made of. Plain ViTs have a neck of their own.
+#: What the models of each family are made of; those of the papers as released. Necks are chosen in `baseline.py`.
 FAMILIES: dict[str, dict[str, Any]] = {
     "demt": {"depth": 1, "heads": 4},
     "demtg": {"depth": 2, "heads": 2, "gating": True},
     "degmix": {"depth": 2, "heads": 2, "gating": True, "query": "linear", "pre_norm": True},
+    # In no paper: DeMT's decoder on a feature pyramid (docs/comparison.md).
+    "fpn_mixer": {"depth": 1, "heads": 4, "initial_offsets": "zero"},
     "multitask_baseline": {},
 }
 

@@ -56,6 +56,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "DeMT, deformable query": (DEMT, {"query": "deformable"}),
     "DeMT, linear query": (DEMT, {"query": "linear", "pre_norm": True}),
     "DeMT, global": (DEMT, {"interaction": "global", "query": "global"}),
+    "DeMT, refined": (DEMT, {"refine_width": 8}),
+    "DeMT, fpn, refined": (DEMT, {"neck": "fpn", "refine_width": 8}),
     "DeMT, fpn, no mixer": (DEMT, {"neck": "fpn", "depth": 0}),
     "DeMT, fpn, windows": (DEMT, {"neck": "fpn", **WINDOWS}),
     "DeMT, fpn, windows, no mixer": (DEMT, {"neck": "fpn", "depth": 0, **WINDOWS}),
