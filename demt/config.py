@@ -13,7 +13,7 @@ from demt.protocols import IMAGENET_MEAN, IMAGENET_STD
 from demt.tasks import Task, resolve_tasks
 from demt.tasks.checks import check_flag, check_integer, check_number, check_plain, check_text, shown
 
-Family = Literal["demt", "demtg", "degmix", "fpn_mixer", "multitask_baseline"]
+Family = Literal["demt", "demtg", "degmix", "refined_mixer", "multitask_baseline"]
 NeckName = Literal["linear", "patch", "taps", "fpn", "ppm", "fapn", "dpt"]
 InitialOffsets = Literal["released", "zero"]
 InteractionAttention = Literal["pointwise", "global", "window", "deformable"]
@@ -71,16 +71,15 @@ class ModelConfig:
     """Everything needed to rebuild a model, except its weights.
 
     Args:
-        family: ``"demt"``, ``"demtg"``, ``"degmix"``, ``"fpn_mixer"`` (DeMT's decoder on a feature pyramid, in no paper)
-            or ``"multitask_baseline"`` (neck and heads only).
+        family: ``"demt"``, ``"demtg"``, ``"degmix"``, ``"refined_mixer"`` (DeMT's decoder with refined logits, in no
+            paper) or ``"multitask_baseline"`` (neck and heads only).
         backbone: timm model name.
         tasks: Ordered tasks; see `resolve_tasks` for what is accepted.
         in_chans: Image channels.
         backbone_kwargs: Further arguments of the timm model.
         neck: ``"linear"``, ``"patch"`` or ``"taps"`` (`LinearNeck`, `PatchNeck`, `TapNeck`), or from other papers
             ``"fpn"``, ``"ppm"``, ``"fapn"`` or ``"dpt"`` (`FPNNeck`, `PPMNeck`, `FaPNNeck`, `DPTNeck`). By default
-            ``"fpn"`` for ``"fpn_mixer"``, ``"dpt"`` if on a plain ViT; for the others ``"taps"`` on a plain ViT, else
-            ``"patch"`` for DeGMix and ``"linear"``.
+            ``"taps"`` on a plain ViT, else ``"patch"`` for DeGMix and ``"linear"`` for the others.
         width: Width D of all task maps.
         depth: Blocks of each task's deformable mixer; 0 for none.
         heads: Attention heads.

@@ -18,7 +18,13 @@ from demt.tasks import DATASETS, Task
 
 PICTURE = "predictions.png"
 _NOT_STATED = "*not stated*"
-_FAMILIES = {"demt": "DeMT", "demtg": "DeMTG", "degmix": "DeGMix", "fpn_mixer": "FPN mixer", "multitask_baseline": "Multi-task baseline"}
+_FAMILIES = {
+    "demt": "DeMT",
+    "demtg": "DeMTG",
+    "degmix": "DeGMix",
+    "refined_mixer": "Refined mixer",
+    "multitask_baseline": "Multi-task baseline",
+}
 _PREDICTIONS = {
     "argmax": "class ids",
     "foreground": "probability",

@@ -16,8 +16,6 @@ from demt.ops.checkpoint import recomputed
 from demt.tasks import Task, resolve_tasks
 
 _Module = TypeVar("_Module", bound=nn.Module)
-#: Necks on a pyramid and on a plain ViT, of families that have neither of the usual ones.
-_NECKS = {"degmix": ("patch", "taps"), "fpn_mixer": ("fpn", "dpt")}
 
 
 class MultiTaskHead(nn.Module):
@@ -137,8 +135,8 @@ class BaselineHead(MultiTaskHead):
 def _neck(in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig) -> nn.Module:
     """The neck that a configuration names, or else that of its family."""
     plain_vit = len(set(strides)) == 1
-    on_pyramid, on_plain = _NECKS.get(config.family, ("linear", "taps"))
-    name = config.neck or (on_plain if plain_vit else on_pyramid)
+    pyramid = "patch" if config.family == "degmix" else "linear"
+    name = config.neck or ("taps" if plain_vit else pyramid)
     # Up to stride 4, where the finest level of a pyramid is.
     scale = strides[0] / 4
     if name == "taps":

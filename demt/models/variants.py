@@ -12,13 +12,13 @@ from demt.config import ModelConfig, PretrainedCfg
 from demt.protocols import CITYSCAPES_SIZES, PROTOCOLS
 from demt.tasks import DATASETS
 
-#: What the models of each family are made of; those of the papers as released. Necks are chosen in `baseline.py`.
+#: What the models of each family are made of; those of the papers as released. Plain ViTs have a neck of their own.
 FAMILIES: dict[str, dict[str, Any]] = {
     "demt": {"depth": 1, "heads": 4},
     "demtg": {"depth": 2, "heads": 2, "gating": True},
     "degmix": {"depth": 2, "heads": 2, "gating": True, "query": "linear", "pre_norm": True},
-    # In no paper: DeMT's decoder on a feature pyramid (docs/comparison.md).
-    "fpn_mixer": {"depth": 1, "heads": 4, "initial_offsets": "zero"},
+    # In no paper: DeMT's decoder, and logits refined at half the image's size (docs/comparison.md).
+    "refined_mixer": {"depth": 1, "heads": 4, "initial_offsets": "zero", "refine_width": 8},
     "multitask_baseline": {},
 }
 

@@ -2,10 +2,10 @@
 
 python -m tests.benchmarks.decoders --backbone efficientnet-lite0-57934424.pth --steps 600 --seeds 0 baseline fpn
 
-`lite` (EfficientNet-Lite0) on synthetic rooms of 96 × 128, 8 a step, AdamW at a constant rate after warm-up. An average
-of the weights is evaluated at every checkpoint, so that one run gives a whole curve. Rooms are rendered once and kept in
-memory, and only the steps themselves are counted, in processor time of one thread. A run's curve is a CSV file in
-`--out`; a run that has one is not repeated. `--time` measures a step of each configuration instead, in turns.
+`lite` (EfficientNet-Lite0) on synthetic rooms of 96 × 128, 8 a step, AdamW at a constant rate after warm-up. An
+average of the weights is evaluated at every checkpoint, so that one run gives a whole curve. Rooms are rendered once
+and kept in memory, and only the steps themselves are counted, in processor time of one thread. A run's curve is a CSV
+file in `--out`; a run that has one is not repeated. `--time` measures a step of each configuration instead, in turns.
 `python -m tests.benchmarks.decoders_report` makes the table and the plot.
 """
 
@@ -124,7 +124,9 @@ class Steps:
 
 
 @torch.no_grad()
-def evaluated(model: torch.nn.Module, tasks: Any, data: dict[str, Tensor], metrics: MultiTaskMetrics) -> dict[str, float]:
+def evaluated(
+    model: torch.nn.Module, tasks: Any, data: dict[str, Tensor], metrics: MultiTaskMetrics
+) -> dict[str, float]:
     """The metric and the loss of each task over the held-out rooms."""
     metrics.reset()
     criterion = MultiTaskLoss(tasks, validate=False)
@@ -151,7 +153,12 @@ def run(name: str, seed: int, args: argparse.Namespace, train: dict[str, Tensor]
     average = steps.average.module.eval()
     metrics = make_metrics(dict(tasks), "rooms", None)
     dice = torch.Generator().manual_seed(seed)
-    order = torch.cat([torch.randperm(len(train["image"]), generator=dice) for _ in range(args.steps * BATCH // len(train["image"]) + 1)])
+    order = torch.cat(
+        [
+            torch.randperm(len(train["image"]), generator=dice)
+            for _ in range(args.steps * BATCH // len(train["image"]) + 1)
+        ]
+    )
     fields = ["config", "seed", "step", "seconds", *(METRICS[t] for t in tasks), *(f"loss/{t}" for t in tasks)]
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.with_suffix(".part").open("w", newline="", encoding="utf-8") as stream:
@@ -165,7 +172,9 @@ def run(name: str, seed: int, args: argparse.Namespace, train: dict[str, Tensor]
             if steps.done % args.every == 0 or steps.done == args.steps:
                 found = evaluated(average, tasks, val, metrics)
                 row = {n: round(v, 5) for n, v in found.items()}
-                rows.writerow({"config": name, "seed": seed, "step": steps.done, "seconds": round(steps.seconds, 1), **row})
+                rows.writerow(
+                    {"config": name, "seed": seed, "step": steps.done, "seconds": round(steps.seconds, 1), **row}
+                )
                 stream.flush()
     file.with_suffix(".part").rename(file)
     print(name, seed, f"{steps.seconds:.0f} s", {n: v for n, v in row.items() if "loss" not in n}, flush=True)

@@ -2,9 +2,10 @@
 
 python -m tests.benchmarks.decoders_report [--steps 400] [--plot docs/comparison.png]
 
-Gains are Δm over the baseline, without human parts. In the table they are those at equal steps, over the baseline of the
-same seed; in the plot every curve is compared with one result, the last of the longest baseline. Time is the number of steps times
-the seconds of a step in `steps.csv`, measured in turns, so that it does not depend on what else the machine did.
+Gains are Δm over the baseline, without human parts. In the table they are those at equal steps, over the baseline of
+the same seed; in the plot every curve is compared with one result, the last of the longest baseline. Time is the number
+of steps times the seconds of a step in `steps.csv`, measured in turns, so that it does not depend on what else the
+machine did.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def table(curves: Curves, seconds: dict[str, float], steps: int) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     base = curves["baseline"]
     for name, runs in curves.items():
-        found = {seed: run[steps] for (seed, _), run in runs.items() if steps in run and len(run[steps]) == len(METRICS)}
+        found = {
+            seed: run[steps] for (seed, _), run in runs.items() if steps in run and len(run[steps]) == len(METRICS)
+        }
         bases = {seed: run[steps] for (seed, _), run in base.items() if steps in run}
         if not found:
             continue
@@ -96,9 +99,7 @@ def plot(curves: Curves, seconds: dict[str, float], file: Path) -> None:
 
 
 def crossings(curves: Curves, seconds: dict[str, float], name: str) -> list[str]:
-    """The gain of a configuration over the baseline in equal time, at each of its checkpoints: the baseline's results are
-    interpolated between its own.
-    """
+    """The gain over the baseline in equal time, at each checkpoint; the baseline is interpolated between its own."""
     lines = []
     for (seed, suffix), run in curves[name].items():
         base = curves["baseline"].get((seed, suffix))
@@ -110,7 +111,9 @@ def crossings(curves: Curves, seconds: dict[str, float], name: str) -> list[str]
                 continue
             share = 0.0 if before == after else (done - before) / (after - before)
             there = {k: (1 - share) * v + share * base[after][k] for k, v in base[before].items()}
-            lines.append(f"{name}, seed {seed}, {step} steps, {step * seconds[name]:.0f} s: {gain(run[step], there):+.1f}")
+            lines.append(
+                f"{name}, seed {seed}, {step} steps, {step * seconds[name]:.0f} s: {gain(run[step], there):+.1f}"
+            )
     return lines
 
 

@@ -21,6 +21,7 @@ def test_published_recipes():
         "photos_lite",
         "rooms",
         "rooms_lite",
+        "rooms_refined",
         "rooms_nano",
     ]
     for name in ("nyud", "pascal"):
