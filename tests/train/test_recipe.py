@@ -21,8 +21,8 @@ def test_published_recipes():
         "photos_lite",
         "rooms",
         "rooms_lite",
-        "rooms_refined",
         "rooms_nano",
+        "rooms_refined",
     ]
     for name in ("nyud", "pascal"):
         recipe = load_recipe(name)
