@@ -13,7 +13,7 @@ from demt.protocols import IMAGENET_MEAN, IMAGENET_STD
 from demt.tasks import Task, resolve_tasks
 from demt.tasks.checks import check_flag, check_integer, check_number, check_plain, check_text, shown
 
-Family = Literal["demt", "demtg", "degmix", "refined_mixer", "multitask_baseline"]
+Family = Literal["demt", "demtg", "degmix", "multitask_baseline", "refined_baseline"]
 NeckName = Literal["linear", "patch", "taps", "fpn", "ppm", "fapn", "dpt"]
 InitialOffsets = Literal["released", "zero"]
 InteractionAttention = Literal["pointwise", "global", "window", "deformable"]
@@ -71,8 +71,8 @@ class ModelConfig:
     """Everything needed to rebuild a model, except its weights.
 
     Args:
-        family: ``"demt"``, ``"demtg"``, ``"degmix"``, ``"refined_mixer"`` (DeMT's decoder with refined logits, in no
-            paper) or ``"multitask_baseline"`` (neck and heads only).
+        family: ``"demt"``, ``"demtg"``, ``"degmix"``, ``"multitask_baseline"`` (neck and heads only) or
+            ``"refined_baseline"`` (the same with refined logits, in no paper).
         backbone: timm model name.
         tasks: Ordered tasks; see `resolve_tasks` for what is accepted.
         in_chans: Image channels.
@@ -141,10 +141,15 @@ class ModelConfig:
         object.__setattr__(self, "backbone_kwargs", dict(self.backbone_kwargs))
         if taken := sorted(_NOT_FOR_BACKBONES.intersection(self.backbone_kwargs)):
             raise ValueError(f"Expected `backbone_kwargs` without {taken}: these are not for the backbone to set")
-        if self.family == "multitask_baseline":
+        if not self.has_decoder:
             self._check_baseline()
         if self.query == "linear" and not self.pre_norm:
             raise ValueError("Expected `pre_norm` to be True with query='linear', got False")
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether there is something between the neck and the heads."""
+        return self.family not in ("multitask_baseline", "refined_baseline")
 
     def _check_ratios(self) -> None:
         side = self.backbone_kwargs.get("img_size", 1)
@@ -157,7 +162,9 @@ class ModelConfig:
     def _check_baseline(self) -> None:
         for field in dataclasses.fields(self):
             if field.name in _DECODER_FIELDS and (value := getattr(self, field.name)) != field.default:
-                raise ValueError(f"The multi-task baseline has no decoder: `{field.name}` has no effect, got {value!r}")
+                raise ValueError(
+                    f"The family {self.family!r} has no decoder: `{field.name}` has no effect, got {value!r}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""

@@ -79,8 +79,8 @@ def create_model(
 
     Args:
         model_name: A name of `list_models`, with or without tag (``"degmix_swin_tiny.nyud"``); a family
-            (``"demt"``, ``"demtg"``, ``"degmix"``, ``"refined_mixer"``, ``"multitask_baseline"``) with `backbone` and
-            `tasks`; a folder that `save_pretrained` wrote, ``"local-dir:PATH"`` or its path alone; or
+            (``"demt"``, ``"demtg"``, ``"degmix"``, ``"multitask_baseline"``, ``"refined_baseline"``) with `backbone`
+            and `tasks`; a folder that `save_pretrained` wrote, ``"local-dir:PATH"`` or its path alone; or
             ``"hf-hub:org/name@revision"``, a repository of the Hugging Face Hub (``@revision`` may be left out). The
             weights of folders and repositories are always loaded.
         pretrained: Load the weights of that name: from the file or the Hub repository that its `pretrained_cfg` says.

@@ -71,7 +71,7 @@ def list_models(
     Example:
         >>> import demt
         >>> demt.list_models("*_nano")
-        ['degmix_nano', 'demt_nano', 'demtg_nano', 'multitask_baseline_nano', 'refined_mixer_nano']
+        ['degmix_nano', 'demt_nano', 'demtg_nano', 'multitask_baseline_nano', 'refined_baseline_nano']
     """
     names = sorted([*list_tags(), *_functions])
     if pretrained:

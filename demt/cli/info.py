@@ -103,7 +103,7 @@ def _facts(facts: Mapping[str, str]) -> Table:
 
 
 def _decoder(config: ModelConfig) -> str:
-    if config.family == "multitask_baseline":
+    if not config.has_decoder:
         return ": neck and heads only"
     gating = ", gating" if config.gating else ""
     return f", mixer depth {config.depth}, {config.interaction} interaction, {config.query} query{gating}"

@@ -22,8 +22,8 @@ _FAMILIES = {
     "demt": "DeMT",
     "demtg": "DeMTG",
     "degmix": "DeGMix",
-    "refined_mixer": "Refined mixer",
     "multitask_baseline": "Multi-task baseline",
+    "refined_baseline": "Refined baseline",
 }
 _PREDICTIONS = {
     "argmax": "class ids",

@@ -222,8 +222,8 @@ def explain(model: MultiTaskModel, image: ImageLike, *, max_size: int | None = N
         raise ValueError(f"Expected `model` to be a demt model, got {type(model).__name__}; see demt.create_model")
     if not isinstance(model.head, DeMTHead):
         raise ValueError(
-            "Expected a model of a family with a decoder (demt, demtg, degmix, refined_mixer): the baseline has "
-            "neither deformable operators nor attention to look at"
+            "Expected a model of a family with a decoder (demt, demtg, degmix): the baseline has neither deformable "
+            "operators nor attention to look at"
         )
     if max_size is not None and (isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1):
         raise ValueError(f"Expected `max_size` to be an integer >= 1, got {max_size!r}")

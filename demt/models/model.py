@@ -55,7 +55,7 @@ class MultiTaskModel(PretrainedModel):
     ) -> None:
         super().__init__(config, pretrained_cfg or PretrainedCfg())
         kwargs = {**config.backbone_kwargs, **({} if cache_dir is None else {"cache_dir": cache_dir})}
-        head = BaselineHead if config.family == "multitask_baseline" else DeMTHead
+        head = DeMTHead if config.has_decoder else BaselineHead
         with limited_modules():
             backbone: Any = create_backbone(
                 config.backbone, pretrained=pretrained_backbone, in_chans=config.in_chans, **kwargs

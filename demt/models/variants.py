@@ -17,9 +17,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "demt": {"depth": 1, "heads": 4},
     "demtg": {"depth": 2, "heads": 2, "gating": True},
     "degmix": {"depth": 2, "heads": 2, "gating": True, "query": "linear", "pre_norm": True},
-    # In no paper: DeMT's decoder, and logits refined at half the image's size (docs/comparison.md).
-    "refined_mixer": {"depth": 1, "heads": 4, "initial_offsets": "zero", "refine_width": 8},
     "multitask_baseline": {},
+    # In no paper: the baseline, and logits refined at half the image's size (docs/comparison.md).
+    "refined_baseline": {"refine_width": 8},
 }
 
 #: Published backbones by their short names: timm name and arguments.
@@ -185,8 +185,8 @@ def _archs() -> Iterator[tuple[str, ModelConfig, dict[str, tuple[int, int, int]]
             sizes = {**SIZES, **{f"{tag}_tuning": SIZES[tag] for tag in tuning}}
             yield f"{family}_{backbone}", variant(family, backbone, "nyud"), sizes, {}
         for short, (backbone, changes, preprocessing) in SMALL.items():
-            # The baseline has no decoder, so none of its offsets.
-            fields = {n: v for n, v in changes.items() if n != "initial_offsets" or family != "multitask_baseline"}
+            # A baseline has no decoder, so none of its offsets.
+            fields = {n: v for n, v in changes.items() if n != "initial_offsets" or "baseline" not in family}
             config = ModelConfig(family=family, backbone=backbone, tasks="nyud", **{**options, **fields})  # type: ignore[arg-type]
             yield f"{family}_{short}", config, small_sizes, preprocessing
     for name, family, backbone, changes in SPECIAL:

@@ -9,7 +9,7 @@ import demt
 from demt.inference.fuse import FusedModel
 from demt.layers import TaskHead
 
-FUSED = ["demt_nano", "demtg_nano", "degmix_nano", "multitask_baseline_nano"]
+FUSED = ["demt_nano", "demtg_nano", "degmix_nano", "multitask_baseline_nano", "refined_baseline_nano"]
 
 
 def shaken(model):

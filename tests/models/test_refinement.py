@@ -18,7 +18,7 @@ def tiny(family="demt", width=4, **kwargs):
     return model
 
 
-@pytest.mark.parametrize("family", ["demt", "demtg", "degmix", "multitask_baseline"])
+@pytest.mark.parametrize("family", ["demt", "demtg", "degmix", "multitask_baseline", "refined_baseline"])
 def test_every_family(family, tmp_path):
     model, images = tiny(family), torch.randn(2, 3, 33, 50)
     sum(logits.square().mean() for logits in model(images).values()).backward()
