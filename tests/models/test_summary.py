@@ -9,7 +9,9 @@ import demt
 from demt.tasks import Task
 
 
-@pytest.mark.parametrize("name", ["demt_nano", "demtg_nano", "degmix_nano", "multitask_baseline_nano", "refined_baseline_nano"])
+@pytest.mark.parametrize(
+    "name", ["demt_nano", "demtg_nano", "degmix_nano", "multitask_baseline_nano", "refined_baseline_nano"]
+)
 def test_parts_add_up(name):
     tasks = {"semseg": 5, "depth": 1, "sal": 2, "height": Task(name="height", channels=2, unit="<b>")}
     model = demt.create_model(name, tasks=tasks)
