@@ -1,6 +1,6 @@
 """What a decoder is worth at equal steps and in equal time: necks, attention, heads, on an ImageNet backbone.
 
-python -m tests.benchmarks.decoders --backbone efficientnet-lite0-57934424.pth --steps 600 --seeds 0 baseline fpn
+python -m tests.benchmarks.decoders --backbone efficientnet-lite0-57934424.pth --seeds 0 1 2 -- baseline DeMT
 
 `lite` (EfficientNet-Lite0) on synthetic rooms of 96 × 128, 8 a step, AdamW at a constant rate after warm-up. An
 average of the weights is evaluated at every checkpoint, so that one run gives a whole curve. Rooms are rendered once
@@ -35,7 +35,7 @@ SIZE, BATCH, WARMUP, CLIP = (96, 128), 8, 50, 5.0
 TRAIN_SEED, VAL_SEED = 0, 1
 BASE, DEMT = "multitask_baseline_lite", "demt_lite"
 WINDOWS = {"interaction": "window", "query": "window"}
-#: Name, model, changes of its configuration, and its tasks where they are not all.
+#: Name, model, changes of its configuration.
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "baseline": (BASE, {}),
     "baseline, fpn": (BASE, {"neck": "fpn"}),
@@ -67,10 +67,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def build(name: str, backbone: str | None = None) -> demt.models.MultiTaskModel:
-    """A configuration; a task's name is its single-task model."""
-    arch, changes = (BASE, {}) if name in METRICS else CONFIGS[name]
-    chosen = [name] if name in METRICS else list(METRICS)
-    tasks = {task: DATASETS["rooms"][task] for task in chosen}
+    arch, changes = CONFIGS[name]
+    tasks = {task: DATASETS["rooms"][task] for task in METRICS}
     model = demt.create_model(f"{arch}.rooms", tasks=tasks, pretrained_backbone=backbone or False, **changes)
     assert isinstance(model, demt.models.MultiTaskModel)
     return model
@@ -144,7 +142,7 @@ def evaluated(
 
 
 def run(name: str, seed: int, args: argparse.Namespace, train: dict[str, Tensor], val: dict[str, Tensor]) -> None:
-    file = args.out / f"{name.replace(', ', '_').replace(' ', '-')}.{seed}{args.suffix}.csv"
+    file = args.out / f"{name.replace(', ', '_').replace(' ', '-')}.{seed}.csv"
     if file.exists():
         return
     torch.manual_seed(seed)
@@ -164,10 +162,9 @@ def run(name: str, seed: int, args: argparse.Namespace, train: dict[str, Tensor]
     with file.with_suffix(".part").open("w", newline="", encoding="utf-8") as stream:
         rows = csv.DictWriter(stream, fields)
         rows.writeheader()
-        labels = {name: value for name, value in train.items() if name in {"image", "normals", *tasks}}
         while steps.done < args.steps:
             flip = bool(torch.rand((), generator=dice) < 0.5)
-            batch = taken(labels, order[steps.done * BATCH : (steps.done + 1) * BATCH], flip)
+            batch = taken(train, order[steps.done * BATCH : (steps.done + 1) * BATCH], flip)
             steps.step(batch)
             if steps.done % args.every == 0 or steps.done == args.steps:
                 found = evaluated(average, tasks, val, metrics)
@@ -195,13 +192,12 @@ def timed(names: list[str], train: dict[str, Tensor], rounds: int) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", help="configurations, or tasks for their single-task models")
+    parser.add_argument("names", nargs="+", choices=CONFIGS, metavar="NAME", help="configurations")
     parser.add_argument("--backbone", help="file of ImageNet weights")
     parser.add_argument("--out", type=Path, default=Path("docs/logs/decoders"))
     parser.add_argument("--cache", type=Path, default=Path("runs/rooms"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--suffix", default="", help="added to the names of the files, for runs of another length")
-    for name, value in {"steps": 600, "every": 100, "rooms": 2400, "held-out": 100, "time": 0}.items():
+    for name, value in {"steps": 300, "every": 150, "rooms": 2000, "held-out": 60, "time": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--rate", type=float, default=1e-3)
     args = parser.parse_args()

@@ -4,7 +4,8 @@ python -m tests.benchmarks.decoders_report [--steps 300] [--plot docs/comparison
 
 Gains are Δm over the baseline of the same seed, without human parts: at equal steps, and in equal time, where the
 baseline's results are interpolated between its checkpoints. Time is the number of steps times the seconds of a step in
-`steps.csv`, measured in turns, so that it does not depend on what else the machine did.
+`steps.csv`, measured in turns (`tests.benchmarks.decoders --time`), so that it does not depend on what else the machine
+did.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ def read(folder: Path) -> Curves:
 
 
 def costs(folder: Path) -> dict[str, float]:
-    """Seconds of a training step, by configuration."""
+    """Seconds of a training step, by configuration: in steps of its run's baseline, times those of the first run."""
     with (folder / "steps.csv").open(encoding="utf-8") as stream:
-        return {row["config"]: float(row["least ms"]) / 1000 for row in csv.DictReader(stream)}
+        rows = [(row["run"], row["config"], float(row["least ms"]) / 1000) for row in csv.DictReader(stream)]
+    baseline = {run: took for run, config, took in rows if config == "baseline"}
+    return {config: took / baseline[run] * baseline[rows[0][0]] for run, config, took in rows}
 
 
 def gain(results: dict[str, float], base: dict[str, float]) -> float:
