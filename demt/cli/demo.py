@@ -38,7 +38,7 @@ def demo(
         typer.Option(metavar="FOLDER", help="Serve nothing: write a folder to push as a Hugging Face Space."),
     ] = None,
 ) -> None:
-    """Try models on photographs in the browser: all tasks, values of a pixel, points in space; needs the extra `demo`."""
+    """Try models on photographs in the browser: all tasks, values of a pixel, points. Needs the extra `demo`."""
     names = list(dict.fromkeys(model or [_DEFAULT]))
     with friendly_errors():
         if space is not None:
