@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 #: Seconds that a loaded machine may take for one thing.
-PATIENCE = 120
+PATIENCE = 300
 
 
 @contextlib.contextmanager
