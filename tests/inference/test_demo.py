@@ -262,7 +262,8 @@ def test_a_service_that_is_stopped_leaves_no_photographs(result, tmp_path):
     result.image.save(tmp_path / "a.png")
     (tmp_path / "gradio").mkdir()
     (tmp_path / "gradio/mine.txt").touch()
-    with serving(tmp_path, "-m", "demt", "demo", "--model", "demt_nano.rooms", stop=signal.SIGTERM) as (address, process):
+    command = ("-m", "demt", "demo", "--model", "demt_nano.rooms")
+    with serving(tmp_path, *command, stop=signal.SIGTERM) as (address, process):
         visitor = Client(address, verbose=False)
         said = visitor.predict(handle_file(tmp_path / "a.png"), "demt_nano.rooms", api_name="/predict")
         assert said.startswith("171 x 128 pixels, ")

@@ -31,7 +31,7 @@ pytestmark = [
 #: Of a loaded machine; in milliseconds.
 PATIENCE = 1000 * demo_server.PATIENCE
 #: Of a whole test, in seconds.
-LIMIT = 600
+LIMIT = 1200
 FILE = "#photo input[type=file]"
 READY = "#download:not([disabled])"
 
