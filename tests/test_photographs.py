@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 import demt
-
 from examples.photographs.label import HED, SmallerDepth, crops, cut, exact_crops
 
 
