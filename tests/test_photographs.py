@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-import demt
-from examples.photographs.label import HED, SmallerDepth, crops, cut, exact_crops
+from examples.photographs.label import HED, crops, cut, exact_crops
 
 
 def picture(width, height):
@@ -81,19 +80,3 @@ def test_hed_reads_its_file_and_finds_what_its_weights_look_for(tmp_path):
     assert found.shape == (33, 47)
     expected = 1 / (1 + np.exp(-(0.01 * (200 - 104.00699) - 0.5)))
     assert torch.from_numpy(found).sub(expected).abs().max() < 1e-5
-
-
-def test_depth_is_that_of_smaller_pictures_and_mirrors_with_them():
-    pixels = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
-    teacher = SmallerDepth("demt_nano.rooms", sizes=(64,))
-    depth = teacher.depth(pixels)["depth"]
-    assert depth.shape == (96, 128)
-    np.testing.assert_allclose(teacher.depth(pixels[:, ::-1])["depth"], depth[:, ::-1], rtol=1e-5)
-    # At half the size everything seems twice as far.
-    whole = SmallerDepth("demt_nano.rooms", sizes=(128,)).depth(pixels)["depth"]
-    seen = demt.predict(teacher.model, pixels)["depth"]
-    mirrored = demt.predict(teacher.model, pixels[:, ::-1].copy())["depth"][:, ::-1]
-    np.testing.assert_allclose(whole, np.sqrt(seen * mirrored), rtol=1e-4)
-    shrunk = np.array(Image.fromarray(pixels).resize((64, 48), Image.Resampling.LANCZOS))
-    small = [demt.predict(teacher.model, shrunk[:, ::s].copy())["depth"][:, ::s] for s in (1, -1)]
-    assert np.median(depth) == pytest.approx(np.median(np.sqrt(small[0] * small[1])) / 2, rel=0.05)

