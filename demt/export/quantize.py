@@ -24,7 +24,7 @@ class QuantizableFile:
 
     Attributes:
         total: Number of layers with weights.
-        coordinates: Names of the layers that give offsets: float32, as 256 steps from edge to edge of a map are too few.
+        coordinates: Names of the layers that give offsets: float32, as 256 steps across a map are too few.
         layers: Names of those that can compute in 8 bits.
         contents: The file, whose nodes all have names.
     """
