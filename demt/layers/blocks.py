@@ -7,7 +7,6 @@ for speed lies in `demt.ops`, each function beside a plain one that computes the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import get_args
 
 import torch
@@ -23,7 +22,6 @@ from demt.ops import (
     float32_convolution,
     is_hooked,
     per_pixel,
-    pixel_attentions,
     resize,
 )
 
@@ -341,13 +339,6 @@ class TaskQueryBlock(nn.Module):
         """The layers in their order: q, k, v, what comes after attention, and the norm before x is added."""
         q, k, v = (self.norm_query, self.query), (self.norm_key, self.key), (self.norm_value, self.value)
         return Query(q, k, v, (self.proj, self.linear), self.norm)
-
-
-def ask_together(blocks: Sequence[TaskQueryBlock], maps: Sequence[Tensor], fused: Tensor) -> list[Tensor]:
-    """What each ``"pixelwise"`` block makes of its map (B, D, H, W) and fused (B, T, D, H, W), in larger products."""
-    queries, keys, values, outs, norms = zip(*(block.layers() for block in blocks))
-    attended = pixel_attentions(maps, fused, queries, keys, values, outs, blocks[0].heads)
-    return [per_pixel(each, norm, residual=x) for each, norm, x in zip(attended, norms, maps)]
 
 
 class GatingAttention(nn.Module):

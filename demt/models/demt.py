@@ -8,16 +8,13 @@ they attend is `demt.models.variants.FAMILIES`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from torch import Tensor, nn
 
 from demt.config import ModelConfig
 from demt.layers import DeformableMixer, GatingAttention, TaskInteractionBlock, TaskQueryBlock
-from demt.layers.blocks import ask_together
 from demt.models.baseline import MultiTaskHead
-from demt.ops import by_rows, can_be_taken_apart, interact_and_query, stack_tasks
-from demt.ops.dispatch import standard_operators_are_asked
+from demt.ops import stack_tasks, tasks_together
 
 
 class DeMTHead(MultiTaskHead):
@@ -46,46 +43,22 @@ class DeMTHead(MultiTaskHead):
         self.reset_tasks(config.tasks)
 
     def forward_features(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
-        x = self.neck(levels)  # [1] (B, D, h, w)
-        mixed = []
-        for task in self.tasks:
-            mixed.append(self.run(self.mixers[task], x))  # [2-4]
-        del x  # its memory
-        if self.config.interaction == "pointwise" and self.config.query == "pixelwise":
-            # No pixel sees another. Without mixers all tasks share the neck's map, whose memory is still needed.
-            maps = by_rows(self.decode, mixed, owner=self, reuse=mixed if self.config.depth else ())
-        else:
-            maps = self.decode(*mixed)
-        return dict(zip(self.tasks, maps))
+        mixed = self.mix(self.neck(levels))  # [1] one map (B, D, h, w), [2-4] one of each task
+        return dict(zip(self.tasks, self.decode(*mixed)))
 
+    def mix(self, x: Tensor) -> list[Tensor]:
+        """The neck's map (B, D, h, w) to one of each task, by its mixer."""
+        return [self.run(self.mixers[task], x) for task in self.tasks]
+
+    @tasks_together
     def decode(self, *mixed: Tensor) -> list[Tensor]:
         """The mixed maps (B, D, h, w) of the tasks to their final ones: interaction, queries, gating."""
-        if self._in_one_pass():
-            queries = [block.layers() for block in self._query_blocks()]
-            return [
-                self.gating(z) for z in interact_and_query(mixed, self.interaction.layers(), queries, self.config.heads)
-            ]
         stacked = stack_tasks(mixed)  # S (B, T, D, h, w)
-        fused = self.run(self.interaction, stacked)  # [5]
-        if standard_operators_are_asked() and self.config.query == "pixelwise":
-            return [self.gating(z) for z in ask_together(self._query_blocks(), stacked.unbind(1), fused)]
-        return [self.run(self._ask, task, x, fused) for task, x in zip(self.tasks, stacked.unbind(1))]
+        fused = self.run(self.interaction, stacked)  # [5] F
+        return [self.run(self.ask, task, x, fused) for task, x in zip(self.tasks, stacked.unbind(1))]
 
-    def _query_blocks(self) -> list[TaskQueryBlock]:
-        return [cast(TaskQueryBlock, self.queries[task]) for task in self.tasks]
-
-    def _in_one_pass(self) -> bool:
-        """Whether this is training in which no pixel sees another, and nobody looks at the blocks."""
-        blocks = [self.interaction, *self._query_blocks()]
-        return (
-            self.training
-            and not self.grad_checkpointing
-            and self.config.interaction == "pointwise"
-            and self.config.query == "pixelwise"
-            and all(can_be_taken_apart(block, TaskInteractionBlock, TaskQueryBlock) for block in blocks)
-        )
-
-    def _ask(self, task: str, x: Tensor, fused: Tensor) -> Tensor:
+    def ask(self, task: str, x: Tensor, fused: Tensor) -> Tensor:
+        """What a task's map (B, D, h, w) finds in the fused maps (B, T, D, h, w) of all tasks, gated."""
         z: Tensor = self.gating(self.queries[task](x, fused))  # [6, 7]
         return z
 

@@ -4,9 +4,9 @@ from demt.ops.attention import global_attention, linear_attention, pixel_attenti
 from demt.ops.deform import deform_mix, deform_sample
 from demt.ops.deformable_attention import deformable_attention, points_on_rays
 from demt.ops.dispatch import Path, best_path
-from demt.ops.interact import Query, interact_and_query
+from demt.ops.interact import Query, interact_and_query, tasks_together
 from demt.ops.linear import linear
-from demt.ops.pointwise import by_rows, can_be_taken_apart, per_pixel, stack_tasks
+from demt.ops.pointwise import by_rows, per_pixel, stack_tasks
 from demt.ops.pyramid import convolve_levels, project_levels
 from demt.ops.reference import (
     attention_reference,
@@ -31,7 +31,6 @@ __all__ = [
     "attention_reference",
     "best_path",
     "by_rows",
-    "can_be_taken_apart",
     "convolve_levels",
     "convolve_levels_reference",
     "deform_mix",
@@ -58,6 +57,7 @@ __all__ = [
     "project_levels_reference",
     "resize",
     "stack_tasks",
+    "tasks_together",
     "window_attention",
     "window_attention_reference",
 ]

@@ -135,11 +135,6 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     return type(module) in kinds and not wraps and not is_hooked(module)
 
 
-def can_be_taken_apart(block: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether a block's layers may be used in place of the block: as `is_plain`, no hooks on all modules, no graph."""
-    return not torch.compiler.is_compiling() and is_plain(block, *kinds) and not all_modules_are_hooked()
-
-
 def by_rows(
     function: Callable[..., Sequence[Tensor]],
     maps: Sequence[Tensor],
