@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from demt.config import InitialOffsets, InteractionAttention, QueryAttention
 from demt.layers.attention import attention_function, query_and_key
-from demt.layers.checks import check_choice, check_divides, check_maps, check_positive
 from demt.ops import (
     Query,
     deform_mix,
@@ -24,6 +23,7 @@ from demt.ops import (
     per_pixel,
     resize,
 )
+from demt.ops.checks import check_choice, check_divides, check_maps, check_positive
 
 
 class ChannelMixer(nn.Module):

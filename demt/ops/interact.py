@@ -20,11 +20,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from demt.ops.attention import Layers, pixel_attentions
-from demt.ops.dispatch import standard_operators_are_asked
-from demt.ops.linear import is_training_step_on_cpu
-from demt.ops.pointwise import by_rows, channels_first, compose, is_plain, per_pixel, stack_tasks
+from demt.ops.pointwise import are_plain, by_rows, channels_first, compose, per_pixel, stack_tasks
+from demt.ops.runtime import (
+    all_modules_are_hooked,
+    is_hooked,
+    is_training_step_on_cpu,
+    standard_operators_are_asked,
+)
 from demt.ops.taps import by_channel
-from demt.ops.torch_private import all_modules_are_hooked, is_hooked
 
 #: Numbers that a block of pixels may have in the making, so that they stay in the processor's cache.
 BLOCK = 1 << 20
@@ -116,8 +119,9 @@ def takes_one_pass(maps: Sequence[Tensor], interaction: Layers, queries: Sequenc
     groups = [mixing, *(group for each in queries for group in (each.query, each.key, each.value, each.out))]
     layers = [layer for group in groups for layer in group]
     return (
-        all(is_plain(each, nn.LayerNorm) and each.bias is not None for each in norms)
-        and all(is_plain(each, nn.Linear, nn.Identity) for each in layers)
+        are_plain(norms, nn.LayerNorm)
+        and all(each.bias is not None for each in norms)
+        and are_plain(layers, nn.Linear, nn.Identity)
         and all(len(group) > 0 and isinstance(group[-1], nn.Linear) for group in groups)
         and all(each.key[-1].bias is None for each in queries)
         and len({each.norm.eps for each in queries}) == 1

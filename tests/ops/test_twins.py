@@ -34,7 +34,7 @@ from demt.ops import (
     window_attention,
     window_attention_reference,
 )
-from demt.ops.dispatch import standard_operators
+from demt.ops.runtime import standard_operators
 
 D = 8
 CHAINS = {
@@ -175,7 +175,7 @@ def test_pixel_attention_of_several_maps(bias, pre_norm, exported):
 
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_pixel_attention_a_few_pixels_at_a_time(monkeypatch, pre_norm):
-    monkeypatch.setattr("demt.ops.attend.BLOCK", 300)
+    monkeypatch.setattr("demt.ops.attention.BLOCK", 300)
     groups = attention_layers(pre_norm, False)
     for group in groups:
         randomised(group)

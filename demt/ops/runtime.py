@@ -1,14 +1,84 @@
-"""Private names of torch that this package cannot do without, each with the reason and a public fallback."""
+"""What torch is doing with what is computed now, and so what a faster way may take for granted.
+
+Private names of torch that this package cannot do without stand here and nowhere else, each with the reason and a
+public fallback.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as _module
+
+_OWN = (Tensor, nn.Parameter)
+
+_standard: contextvars.ContextVar[bool] = contextvars.ContextVar("demt_standard_operators", default=False)
+
+
+@contextlib.contextmanager
+def standard_operators() -> Iterator[None]:
+    """A context, of this thread alone, for capturing a graph of torch's own operators, as other runtimes take them."""
+    token = _standard.set(True)
+    try:
+        yield
+    finally:
+        _standard.reset(token)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def standard_operators_are_asked() -> bool:
+    """Whether this is within `standard_operators`."""
+    return _standard.get()
+
+
+def is_eager_on_cpu(*tensors: Tensor | None) -> bool:
+    """Whether these are torch's own tensors on a CPU, computed with now and as they are: no graph is captured, no
+    autocast casts them, nothing transforms functions of them.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        # Before the tensors: tracing notes every look at one, and its check wants two traces alike.
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and not torch.is_autocast_enabled("cpu")
+        and not is_transformed()
+        and all(each is None or (type(each) in _OWN and each.is_cpu) for each in tensors)
+    )
+
+
+def is_training_step_on_cpu(*tensors: Tensor | None) -> bool:
+    """The same of tensors of one type, float32 or float64, not empty, of which gradients are recorded.
+
+    What is written for training steps may then have a backward pass of its own.
+    """
+    if not (torch.is_grad_enabled() and is_eager_on_cpu(*tensors)):
+        return False
+    given = [each for each in tensors if each is not None]
+    return (
+        any(each.requires_grad for each in given)
+        and given[0].dtype in (torch.float32, torch.float64)
+        and all(each.dtype == given[0].dtype and each.numel() > 0 for each in given)
+    )
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The type that autocast casts to on this device now; None where it is off."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A context in which types stay as they are: autocast's setting reaches into an operator's implementation."""
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -28,8 +98,7 @@ def all_modules_are_hooked() -> bool:
 
     Torch has no public way to ask. Where a name is missing, the answer is yes: maps are then never overwritten.
     """
-    names = ("_global_forward_hooks", "_global_forward_pre_hooks")
-    return any(getattr(_module, name, True) for name in names)
+    return bool(getattr(_module, "_global_forward_hooks", True) or getattr(_module, "_global_forward_pre_hooks", True))
 
 
 def saved_tensors_are_hooked() -> bool:
@@ -57,13 +126,24 @@ def is_transformed() -> bool:
     return interpreter() is not None or depth() > 0 or level >= 0
 
 
+@functools.cache
 def has_onednn_linear() -> bool:
-    """Whether this torch has `onednn_linear`; where the name is missing, torch's own function is taken."""
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Whether this torch has `onednn_linear` and the processor AVX-512, where it is the faster one.
+
+    Where the name is missing, torch's own function is taken.
+    """
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
 
 
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.mT + bias of float32 matrices by oneDNN. `torch.nn.functional.linear` leaves no choice of library."""
+    # Slices of larger matrices send oneDNN to its slow reference code; whole and transposed ones do not.
+    x = x if x.mT.is_contiguous() else x.contiguous()
+    weight = weight if weight.mT.is_contiguous() else weight.contiguous()
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
 
