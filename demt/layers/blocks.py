@@ -19,7 +19,6 @@ from demt.ops import (
     Query,
     deform_mix,
     float32_convolution,
-    is_hooked,
     per_pixel,
     resize,
 )
@@ -157,8 +156,7 @@ class DeformableMixerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.channel(x)
-        moved = self.spatial(x)
-        return per_pixel(moved, F.gelu, self.norm, residual=x, overwrite=not is_hooked(self.spatial))
+        return per_pixel(self.spatial(x), F.gelu, self.norm, residual=x, made_by=self.spatial)
 
 
 class DeformableMixer(nn.Module):

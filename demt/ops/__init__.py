@@ -20,7 +20,6 @@ from demt.ops.reference import (
     window_attention_reference,
 )
 from demt.ops.resize import convolve_levels, project_levels, resize
-from demt.ops.runtime import is_hooked
 from demt.ops.taps import narrow_convolution
 from demt.ops.window_attention import window_attention
 
@@ -42,7 +41,6 @@ __all__ = [
     "global_attention",
     "interact_and_query",
     "interact_and_query_reference",
-    "is_hooked",
     "linear",
     "linear_attention",
     "narrow_convolution",

@@ -153,7 +153,8 @@ def attend_to_pixel(
     vector a pixel and head instead of T. For gradients in a training step on a CPU the scores alone are kept.
     """
     scale = (queries.shape[1] // heads) ** -0.5
-    into_keys, from_values = (weight.view(heads, -1, weight.shape[1]) for weight in (key_weight, value_weight))
+    into_keys = key_weight.view(heads, -1, key_weight.shape[1])
+    from_values = value_weight.view(heads, -1, value_weight.shape[1])
     arguments = (queries, keys, values, into_keys * scale, from_values)
     if standard_operators_are_asked():
         return _attend_standard(*arguments)

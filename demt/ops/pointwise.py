@@ -33,7 +33,7 @@ PIXELS_ELSEWHERE = 1 << 17
 _KNOWN = (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.BatchNorm2d, nn.Identity)
 
 
-def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, overwrite: bool = False) -> Tensor:
+def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, made_by: nn.Module | None = None) -> Tensor:
     """Apply layers one after the other, each of which looks at one pixel at a time.
 
     Computes what `demt.ops.reference.per_pixel_reference` spells out, with two differences in how: linear layers in a
@@ -45,7 +45,7 @@ def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, over
         layers: `nn.Linear` and `nn.LayerNorm` over the channels, 1×1 `nn.Conv2d`, `nn.BatchNorm2d`, and elementwise
             functions such as `F.gelu`. Any other module gets tokens (…, D), as linear layers do.
         residual: Added to the result.
-        overwrite: The result may take the memory of `maps`, which nobody else needs.
+        made_by: The module that made `maps`, for nobody else: unless hooks look at it, the result takes their memory.
 
     Returns:
         Maps of the last layer's channels.
@@ -70,7 +70,7 @@ def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, over
     # A single layer has no intermediate map.
     if len(steps) == len(inputs) == 1:
         return steps[0](maps)
-    return by_rows(partial(_through, steps), inputs, reuse=[maps] if overwrite else ())[0]
+    return by_rows(partial(_through, steps), inputs, reuse=() if made_by is None or is_hooked(made_by) else [maps])[0]
 
 
 def _steps(layers: Sequence[Layer], as_one: bool) -> list[Callable[[Tensor], Tensor]]:

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as _module
 
-_OWN = (Tensor, nn.Parameter)
-
 _standard: contextvars.ContextVar[bool] = contextvars.ContextVar("demt_standard_operators", default=False)
 
 
@@ -40,16 +38,26 @@ def standard_operators_are_asked() -> bool:
 
 def is_eager_on_cpu(*tensors: Tensor | None) -> bool:
     """Whether these are torch's own tensors on a CPU, computed with now and as they are: no graph is captured, no
-    autocast casts them, nothing transforms functions of them.
+    autocast casts them, and nothing is at work that knows torch's operators only, such as torch.func, forward mode or a
+    counter of FLOPs.
+
+    Torch has no public way to ask for the latter. Where a name is missing, the answer is no: torch's own functions are
+    then taken.
     """
-    return (
-        not torch.compiler.is_compiling()
-        # Before the tensors: tracing notes every look at one, and its check wants two traces alike.
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
-        and not torch.is_autocast_enabled("cpu")
-        and not is_transformed()
-        and all(each is None or (type(each) in _OWN and each.is_cpu) for each in tensors)
-    )
+    # Before the tensors: tracing notes every look at one, and its check wants two traces alike.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    interpreter = getattr(torch._C._functorch, "peek_interpreter_stack", None)
+    depth = getattr(torch._C, "_len_torch_dispatch_stack", None)
+    level: Any = getattr(forward_ad, "_current_level", None)
+    if interpreter is None or depth is None or level is None:
+        return False
+    if torch.is_autocast_enabled("cpu") or interpreter() is not None or depth() > 0 or level >= 0:
+        return False
+    for each in tensors:
+        if each is not None and not (type(each) in (Tensor, nn.Parameter) and each.is_cpu):
+            return False
+    return True
 
 
 def is_training_step_on_cpu(*tensors: Tensor | None) -> bool:
@@ -111,19 +119,6 @@ def saved_tensors_are_hooked() -> bool:
     if top is None:
         return torch.is_grad_enabled()
     return top(False) is not None
-
-
-def is_transformed() -> bool:
-    """Whether something is at work that knows torch's operators only: torch.func, forward mode, a counter of FLOPs.
-
-    Torch has no public way to ask. Where a name is missing, the answer is yes: torch's own function is then taken.
-    """
-    interpreter = getattr(torch._C._functorch, "peek_interpreter_stack", None)
-    depth = getattr(torch._C, "_len_torch_dispatch_stack", None)
-    level: Any = getattr(forward_ad, "_current_level", None)
-    if interpreter is None or depth is None or level is None:
-        return True
-    return interpreter() is not None or depth() > 0 or level >= 0
 
 
 @functools.cache

@@ -11,12 +11,12 @@ from demt.ops import runtime
 
 
 def test_what_is_at_work_is_seen():
-    assert not runtime.is_transformed()
+    assert runtime.is_eager_on_cpu()
     seen = []
-    torch.func.vmap(lambda x: seen.append(runtime.is_transformed()) or x)(torch.ones(2))
+    torch.func.vmap(lambda x: seen.append(runtime.is_eager_on_cpu()) or x)(torch.ones(2))
     with forward_ad.dual_level():
-        seen.append(runtime.is_transformed())
-    assert seen == [True, True]
+        seen.append(runtime.is_eager_on_cpu())
+    assert seen == [False, False]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_what_is_at_work_is_seen():
 )
 def test_without_a_name_a_transform_is_assumed(owner, name, monkeypatch):
     monkeypatch.delattr(owner, name)
-    assert runtime.is_transformed()
+    assert not runtime.is_eager_on_cpu()
 
 
 def test_without_its_name_sizes_are_left_as_they_are(monkeypatch):
