@@ -192,6 +192,8 @@ class OptimPart:
         decay_all: Decay biases and normalisation, too.
         momentum: Of SGD; other optimisers keep their own.
         layer_decay: Factor of the learning rate from each layer of the backbone to the one before; None: one rate.
+        lr_factors: Factors of the learning rate of parts of the model, by the beginning of their parameters' names:
+            ``{"head.heads": 10}``. Where two fit, the longer one holds.
         schedule: Of the learning rate, for each step: ``"poly"`` (1 - t/T)^power, ``"cosine"`` or ``"constant"``.
         power: Of ``"poly"``.
         warmup: Steps over which the learning rate rises from 0.
@@ -204,6 +206,7 @@ class OptimPart:
     decay_all: bool = False
     momentum: Annotated[float, Range(0, 1, without_most=True)] = 0.9
     layer_decay: Annotated[float, Range(0, 1, without_least=True)] | None = None
+    lr_factors: dict[str, AboveZero] = dataclasses.field(default_factory=dict)
     schedule: Literal["poly", "cosine", "constant"] = "cosine"
     power: AboveZero = 0.9
     warmup: Natural = 0
