@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from demt.ops import linear
+from demt.ops.pointwise import linear
 from demt.ops.resize import ceil_div, is_symbolic, missing, resize
 from demt.ops.runtime import has_onednn_linear, saved_tensors_are_hooked
 

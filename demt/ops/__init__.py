@@ -1,10 +1,10 @@
 """What the layers compute, as functions written for speed, each beside a plain one in `demt.ops.reference`."""
 
-from demt.ops import flops as flops  # what torch's counter knows of these
 from demt.ops.attention import global_attention, linear_attention, pixel_attention, pixel_attentions
 from demt.ops.deform import deform_mix, deform_sample, float32_convolution
 from demt.ops.deformable_attention import deformable_attention, points_on_rays
 from demt.ops.dispatch import Path, best_path
+from demt.ops.flops import register_formulas
 from demt.ops.interact import Query, interact_and_query, tasks_together
 from demt.ops.pointwise import by_rows, linear, per_pixel, stack_tasks
 from demt.ops.reference import (
@@ -22,6 +22,8 @@ from demt.ops.reference import (
 from demt.ops.resize import convolve_levels, project_levels, resize
 from demt.ops.taps import narrow_convolution
 from demt.ops.window_attention import window_attention
+
+register_formulas()
 
 __all__ = [
     "Path",

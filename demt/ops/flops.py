@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
-import demt.ops.deform  # noqa: F401 (which defines the operators)
-
 
 def _mix_flops(x: Any, hidden: Any, offset_weight: Any, offset_bias: Any, weight: Any, *_: Any, **__: Any) -> int:
     batch, channels, height, width = x
@@ -39,15 +37,16 @@ def _attention_backward_flops(grad: Any, query: Any, key: Any, value: Any, *_: A
     return int(sdpa_backward_flop_count(grad, query, key, value))
 
 
-# Four multiply-adds a sample.
-register_flop_formula(torch.ops.demt.deform_mix)(_mix_flops)
-register_flop_formula(torch.ops.demt.deform_mix_backward)(_mix_backward_flops)
-register_flop_formula(torch.ops.demt.deform_sample)(_sample_flops)
-register_flop_formula(torch.ops.demt.deform_sample_backward)(_sample_backward_flops)
-# Torch's counter knows the fused attention of GPUs, but in some versions not that of CPUs.
-for _operator, _formula in (
-    (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, _attention_flops),
-    (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, _attention_backward_flops),
-):
-    if _operator not in flop_registry:
-        register_flop_formula(_operator)(_formula)
+def register_formulas() -> None:
+    """Tell torch's counter what the operators of `demt.ops.deform` cost: four multiply-adds a sample."""
+    register_flop_formula(torch.ops.demt.deform_mix)(_mix_flops)
+    register_flop_formula(torch.ops.demt.deform_mix_backward)(_mix_backward_flops)
+    register_flop_formula(torch.ops.demt.deform_sample)(_sample_flops)
+    register_flop_formula(torch.ops.demt.deform_sample_backward)(_sample_backward_flops)
+    # The counter knows the fused attention of GPUs, but in some versions not that of CPUs.
+    for operator, formula in (
+        (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, _attention_flops),
+        (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, _attention_backward_flops),
+    ):
+        if operator not in flop_registry:
+            register_flop_formula(operator)(formula)
