@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,16 +42,21 @@ def make_optimizer(model: MultiTaskModel, criterion: nn.Module, part: OptimPart)
     return optimizer
 
 
+def check_parts(setting: str, parts: Iterable[str], model: nn.Module) -> None:
+    """Raise `ValueError` for a part of a recipe's setting with which no parameter's name begins."""
+    names = [f"{name}." for name, _ in model.named_parameters()]
+    for part in parts:
+        if not any(name.startswith(f"{part}.") for name in names):
+            known = sorted({".".join(name.split(".")[:2]) for name in names if name.startswith("head.")})
+            raise ValueError(
+                f"Expected `{setting}` to name parts of the model, such as 'backbone' or one of {known}, got {part!r}"
+            )
+
+
 def _scale(optimizer: torch.optim.Optimizer, model: nn.Module, factors: Mapping[str, float]) -> None:
     """Give parameters whose names begin with a key of `factors` groups of their own, as timm's schedules scale them."""
     names = {id(parameter): f"{name}." for name, parameter in model.named_parameters()}
-    for beginning in factors:
-        if not any(name.startswith(f"{beginning}.") for name in names.values()):
-            parts = sorted({".".join(name.split(".")[:2]) for name in names.values() if name.startswith("head.")})
-            raise ValueError(
-                f"Expected `optim.lr_factors` of parts of the model, such as 'backbone' or one of {parts}, "
-                f"got {beginning!r}"
-            )
+    check_parts("optim.lr_factors", factors, model)
     groups, optimizer.param_groups = optimizer.param_groups, []
     for group in groups:
         scaled: dict[float, list[nn.Parameter]] = {}

@@ -53,7 +53,7 @@ def test_factors_change_the_steps():
 
 
 def test_parts_that_the_model_lacks():
-    with pytest.raises(ValueError, match=r"`optim.lr_factors` of parts of the model.*'head.heads'.*got 'head.head'"):
+    with pytest.raises(ValueError, match=r"`optim.lr_factors` to name parts .*'head.heads'.*got 'head.head'"):
         make_optimizer(tiny(), nn.Identity(), OptimPart(lr_factors={"head.head": 10}))
     with pytest.raises(ValueError, match=r"lr_factors"):
         OptimPart(lr_factors={"head": 0})
