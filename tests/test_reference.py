@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from demt.config import ModelConfig
-from demt.models.baseline import BaselineHead
-from demt.models.demt import DeMTHead
+from demt.models.demt import BaselineHead, DeMTHead
 from demt.models.variants import FAMILIES
 from tests.reference import head as reference
 

@@ -115,6 +115,24 @@ def test_a_release_has_the_tag_of_its_version(tag, right):
     assert (found.returncode == 0) is right
 
 
+def test_readme_leads_to_the_repository_where_pypi_shows_it(tmp_path):
+    steps = WORKFLOW["jobs"]["build"]["steps"]
+    step = next(step for step in steps if "README.md" in step.get("name", ""))
+    assert steps.index(step) < next(i for i, step in enumerate(steps) if step.get("run") == "python -m build")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    place = {"GITHUB_REPOSITORY": "someone/demt", "GITHUB_REF_NAME": "v1.2.3"}
+    subprocess.run(["bash", "-c", step["run"]], cwd=tmp_path, env={**os.environ, **place}, check=True)
+    before, after = ((folder / "README.md").read_text(encoding="utf-8") for folder in (ROOT, tmp_path))
+    link = re.compile(r"(!?)\[[^]]*\]\(([^)]+)\)")
+    found = link.findall(after)
+    assert len(found) > 10
+    assert len([mark for mark, _ in found if mark]) >= 1
+    for (picture, target), (_, original) in zip(found, link.findall(before), strict=True):
+        expected = f"https://github.com/someone/demt/{'raw' if picture else 'blob'}/v1.2.3/{original}"
+        assert target == (original if original.startswith("https://") else expected)
+    assert link.sub("", after) == link.sub("", before)
+
+
 def test_tags_of_versions_start_a_release():
     # YAML 1.1 takes `on` for true. In GitHub's patterns as in regular expressions, + repeats what is before it.
     [pattern] = WORKFLOW[True]["push"]["tags"]

@@ -7,14 +7,18 @@ put a prefix before every name, or hide a second module whose mode, device and r
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from demt.ops.linear import fast_linear
+from demt.ops.pointwise import linear
 from demt.ops.resize import ceil_div, is_symbolic, missing, resize
+from demt.ops.runtime import has_onednn_linear, saved_tensors_are_hooked
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -145,3 +149,42 @@ def replace_parameter(module: nn.Module, name: str, value: Tensor) -> None:
     old = getattr(module, name)
     with torch.no_grad():
         setattr(module, name, nn.Parameter(value.to(old)))
+
+
+class FastLinear(TorchFunctionMode):
+    """A context in which `torch.nn.functional.linear`, and so every `torch.nn.Linear`, is `demt.ops.linear`.
+
+    It holds for the current thread. Layers keep their class, so that tools which look up the exact class (quantisation,
+    counters of operations) find them. Nothing is raised that torch's own function would not raise.
+
+    Example:
+        >>> layer, x = torch.nn.Linear(4, 2), torch.ones(3, 4)
+        >>> with FastLinear():
+        ...     y = layer(x)
+        >>> torch.allclose(y, layer(x))
+        True
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        # Checkpointing computes again outside this context, and wants the same tensors to be kept as the first time.
+        if func is F.linear and not saved_tensors_are_hooked():
+            func = _named_linear
+        return func(*args, **(kwargs or {}))
+
+
+def _named_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return linear(input, weight, bias)
+
+
+def fast_linear(wanted: bool = True) -> contextlib.AbstractContextManager[object]:
+    """`FastLinear()` where `demt.ops.linear` differs from torch's function; elsewhere, in graphs that are compiled,
+    exported or traced, and if not `wanted`, a context that does nothing.
+    """
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return FastLinear() if wanted and not recorded and has_onednn_linear() else contextlib.nullcontext()

@@ -10,11 +10,11 @@ from typing import Any
 
 import timm
 from timm.layers import Conv2dSame
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from demt.backbones.adapter import STRIDES, FeatureBackbone, feature_backbone, replace_modules
 from demt.backbones.hrnet import create_hrnet
-from demt.backbones.same import FixedSameConv2d
 from demt.backbones.swin import create_swin
 from demt.backbones.vit import create_vit
 from demt.backbones.weights import check_source, load_backbone
@@ -121,3 +121,18 @@ def _extended(base: type) -> type[FeatureBackbone]:
 def _empty(base: type) -> Any:
     cls: Any = _extended(base)
     return cls.__new__(cls)
+
+
+class FixedSameConv2d(Conv2dSame):
+    """timm's `Conv2dSame` for sides that are multiples of the stride, as those of padded images are.
+
+    There TensorFlow's padding ("same") is (k - 1)·d + 1 - s in all, the smaller half at the top and left. timm computes
+    it from the size, and a graph that is captured with open sizes drowns in the conditions.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides: list[int] = []
+        for kernel, dilation, stride in reversed(list(zip(self.kernel_size, self.dilation, self.stride))):
+            total = max((kernel - 1) * dilation + 1 - stride, 0)
+            sides += [total // 2, total - total // 2]
+        return F.conv2d(F.pad(x, sides), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)

@@ -38,7 +38,7 @@ def demo(
         typer.Option(metavar="FOLDER", help="Serve nothing: write a folder to push as a Hugging Face Space."),
     ] = None,
 ) -> None:
-    """Try models on photographs in the browser: all tasks, values of a pixel, points in space; needs demt[demo]."""
+    """Try models on photographs in the browser: all tasks, values of a pixel, points. Needs the extra `demo`."""
     names = list(dict.fromkeys(model or [_DEFAULT]))
     with friendly_errors():
         if space is not None:
@@ -47,12 +47,13 @@ def demo(
             for file in write_space(space, names, max_upload=max_upload * 2**20):
                 console.print(str(file), soft_wrap=True, highlight=False, markup=False)
             return
-        from demt.inference.demo import launch
+        from demt.inference.demo import launch, own_folder
 
         where = device_of(device)
         models = {name: load_model(name).to(where) for name in names}
-        page = launch(
-            models, host=host, port=port, max_upload=max_upload * 2**20, open_browser=open_browser, block=False
-        )
-        console.print(f"{page.local_url} — Ctrl+C stops it", soft_wrap=True, highlight=False)
-        page.block_thread()
+        with own_folder():
+            page = launch(
+                models, host=host, port=port, max_upload=max_upload * 2**20, open_browser=open_browser, block=False
+            )
+            console.print(f"{page.local_url} — Ctrl+C stops it", soft_wrap=True, highlight=False)
+            page.block_thread()

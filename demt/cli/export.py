@@ -128,7 +128,7 @@ def _export_int8(
     console.print(table)
     eight, total = written.layers
     console.print(
-        f"Written to {written.path}: {eight} of {total} layers in 8 bits ({written.coordinates} that make coordinates "
+        f"Written to {written.path}: {eight} of {total} layers in 8 bits ({written.coordinates} that give offsets "
         f"always float32), {written.size / 1e6:.1f} MB, {written.size / written.float_size:.2f} of float32; "
         f"measured on {written.pictures[1]} pictures, calibrated with {written.pictures[0]} others",
         soft_wrap=True,

@@ -10,8 +10,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from demt.models import MultiTaskModel
-from demt.ops.standard import standard_operators
-from demt.ops.torch_private import open_sizes
+from demt.ops.runtime import open_sizes, standard_operators
 
 #: Smaller sides may be one pixel at stride 32, where shapes broadcast: a graph of open sizes does not reach there.
 MIN_SIZE = 33

@@ -27,7 +27,7 @@ from demt.export.write import export
 from demt.inference.forward import autocast, check_precision
 from demt.inference.preprocess import preprocess
 from demt.models import MultiTaskModel
-from demt.ops.torch_private import has_cpp_compiler
+from demt.ops.runtime import has_cpp_compiler
 
 TORCH = "torch"
 #: Pictures by which agreement is measured, at most.

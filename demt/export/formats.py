@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from demt.export.capture import ExportError, first_line
 from demt.export.half import store_float16
-from demt.ops.torch_private import compile_package, has_cpp_compiler
+from demt.ops.runtime import compile_package, has_cpp_compiler
 
 _ANY_SIZE = 1 << 31
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,22 @@ import numpy as np
 LEAST = 256
 
 
-def store_float16(model: Any) -> None:
+def store_float16(model: Any, names: Collection[str] | None = None) -> None:
     """Store the float32 weights of an `onnx_ir.Model` in float16, each with a `Cast` that runtimes do once, on loading.
 
     A weight beyond float16's range stays float32.
+
+    Args:
+        model: Changed in place.
+        names: Of the weights; by default all constants of at least `LEAST` numbers.
     """
     import onnx_ir as ir
 
     graph = model.graph
     first = graph[0]
     for name, weight in list(graph.initializers.items()):
-        if weight.const_value.dtype != ir.DataType.FLOAT or weight.const_value.size < LEAST:
+        chosen = weight.const_value.size >= LEAST if names is None else name in names
+        if weight.const_value.dtype != ir.DataType.FLOAT or not chosen:
             continue
         with np.errstate(over="ignore"):
             values = weight.const_value.numpy().astype(np.float16)

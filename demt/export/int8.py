@@ -30,7 +30,7 @@ class Quantized:
         everything: The same with every layer in 8 bits that can be.
         bounds: What they may be.
         layers: Layers that compute in 8 bits, and layers with weights in all.
-        coordinates: Layers that make offsets and coordinates: always float32.
+        coordinates: Layers that give offsets: always float32.
         size, float_size: Bytes of the file, and of the float32 file.
         pictures: How many chose, how many measured.
     """
@@ -60,8 +60,7 @@ def export_int8(
 
     One half of the pictures, prepared by `demt.preprocess`, gives the ranges of values and chooses the layers: the
     groups of neighbours that move a task's predictions most, against its bound, compute in float32, with weights that
-    are stored in 16 bits. The other half measures what came of it. Layers that make offsets and coordinates
-    are float32 from the start.
+    are stored in 16 bits. The other half measures what came of it. Layers that give offsets are float32 from the start.
 
     Args:
         model: In float32; left as it is.

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from demt.export.biases import input_means, with_corrected_biases
+from demt.export.half import store_float16
 
 #: Operators with weights that onnxruntime has a kernel in 8 bits for.
 _OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -25,7 +24,7 @@ class QuantizableFile:
 
     Attributes:
         total: Number of layers with weights.
-        coordinates: Names of layers that make offsets and coordinates.
+        coordinates: Names of the layers that give offsets: float32, as 256 steps across a map are too few.
         layers: Names of those that can compute in 8 bits.
         contents: The file, whose nodes all have names.
     """
@@ -58,6 +57,7 @@ class QuantizableFile:
 
         The other layers, but those of coordinates, have weights of 16 bits, and compute in float32.
         """
+        import onnx_ir as ir
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
@@ -75,8 +75,10 @@ class QuantizableFile:
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
         quantizer.quantize_model()
-        proto = quantizer.model.model
-        _store_float16(proto.graph, set(self._stored).difference(layers))
+        model = ir.from_proto(quantizer.model.model)
+        left = set(self._stored).difference(layers)
+        store_float16(model, {node.inputs[1].name for node in model.graph if node.name in left})
+        proto = ir.to_proto(model)
         del proto.graph.value_info[:]  # shapes between the layers, which runtimes find out themselves
         contents: bytes = proto.SerializeToString()
         return contents
@@ -109,47 +111,20 @@ class _Reader:
         return None if image is None else {"images": image}
 
 
-def _store_float16(graph: Any, names: set[str]) -> None:
-    """Store the weights of these layers in 16 bits, with a `Cast` that runtimes do once, on loading."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    constants = {each.name: each for each in graph.initializer}
-    casts: dict[str, str] = {}
-    for node in [node for node in graph.node if node.name in names]:
-        weight = node.input[1]
-        values = numpy_helper.to_array(constants[weight])
-        if np.abs(values).max() > np.finfo(np.float16).max:
-            continue
-        if weight not in casts:
-            stored, casts[weight] = f"{weight}_float16", f"{weight}_float32"
-            graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), stored))
-            cast = helper.make_node("Cast", [stored], [casts[weight]], name=casts[weight], to=TensorProto.FLOAT)
-            graph.node.insert(0, cast)
-        node.input[1] = casts[weight]
-    used = {name for node in graph.node for name in node.input}
-    for each in [constants[name] for name in casts if name not in used]:
-        graph.initializer.remove(each)
-
-
 def before_coordinates(graph: Any, weighted: set[str]) -> set[str]:
-    """Layers that make the grids that `GridSample` samples at: the last layer before it and, where that is an offset
-    convolution over a small map of coordinates (18 channels), the layer that makes the map."""
+    """Layers that give the grids that `GridSample` samples at: the last one before each."""
     makers = {output: node for node in graph.node for output in node.output}
-    shapes = {each.name: list(each.dims) for each in graph.initializer}
     found: set[str] = set()
-    todo = [(name, 2) for node in graph.node if node.op_type == "GridSample" for name in node.input[1:2]]
+    todo = [name for node in graph.node if node.op_type == "GridSample" for name in node.input[1:2]]
     seen = set()
     while todo:
-        name, layers = todo.pop()
+        name = todo.pop()
         node = makers.get(name)
-        if node is None or (name, layers) in seen or not layers:
+        if node is None or name in seen:
             continue
-        seen.add((name, layers))
+        seen.add(name)
         if node.name in weighted:
-            if layers == 1 and shapes[node.input[1]][0] != 18:
-                continue
             found.add(node.name)
-            todo.append((node.input[0], layers - 1))
         else:
-            todo += [(each, layers) for each in node.input if each]
+            todo += [each for each in node.input if each]
     return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from demt.data.files import picture_size
 from demt.data.images import read_image
-from demt.files import write_bytes
+from demt.files import LOCK, lock_folder, write_bytes
 from demt.inference.forward import check_precision
 from demt.inference.pictures import SHARD, Picture, Saved, find_pictures, share
 from demt.inference.predict import check_options
@@ -21,10 +23,12 @@ from demt.inference.results import Results
 from demt.inference.save import DEFAULT_KINDS
 from demt.inference.shard_run import predict_shard
 from demt.inference.shards import need_webdataset
-from demt.inference.staging import staging_folder
 from demt.inference.stream import Read, Settings, as_read, of_one_size, predict_stream
 from demt.models import MultiTaskModel
 from demt.tasks import Task
+
+#: The folder of files on their way, in the folder of results. What a killed run leaves there is deleted by the next.
+_UNFINISHED = ".unfinished"
 
 
 def predict_folder(
@@ -179,3 +183,34 @@ def _predict_pictures(
             yield Saved(picture, (), result)
         elif picture not in done:
             yield Saved(picture, results.files(picture))
+
+
+@contextmanager
+def staging_folder(out: Path, process: tuple[int, int]) -> Iterator[Path]:
+    """A folder for files on their way, of this process alone; those that killed runs left are deleted."""
+    rank, processes = process
+    parent, existed = out / _UNFINISHED, out.exists()
+    lock = lock_folder(parent / str(rank), "predicts there; wait for it, or choose another folder")
+    try:
+        for rest in (parent / str(rank)).iterdir():
+            if rest.name != LOCK:
+                rest.unlink()
+        yield parent / str(rank)
+    finally:
+        lock.release()
+        shutil.rmtree(parent / str(rank), ignore_errors=True)
+        if rank == 0:
+            _remove_others(parent, processes)
+        # Where another process works there still, its files are in the way.
+        with suppress(OSError):
+            parent.rmdir()
+            if not existed:
+                out.rmdir()
+
+
+def _remove_others(parent: Path, processes: int) -> None:
+    """Delete what killed processes left that have no successor, as there are fewer now."""
+    for folder in parent.iterdir():
+        if folder.name.isdecimal() and int(folder.name) >= processes:
+            with suppress(ValueError), lock_folder(folder, ""):
+                shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from demt.layers.checks import check_positive
 from demt.ops import (
     deformable_attention,
     global_attention,
@@ -17,6 +16,7 @@ from demt.ops import (
     points_on_rays,
     window_attention,
 )
+from demt.ops.checks import check_positive
 
 ATTENTIONS: dict[str, Callable[..., Tensor]] = {
     "pixelwise": pixel_attention,

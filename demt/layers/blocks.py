@@ -7,7 +7,6 @@ for speed lies in `demt.ops`, each function beside a plain one that computes the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import get_args
 
 import torch
@@ -16,16 +15,14 @@ from torch.nn import functional as F
 
 from demt.config import InitialOffsets, InteractionAttention, QueryAttention
 from demt.layers.attention import attention_function, query_and_key
-from demt.layers.checks import check_choice, check_divides, check_maps, check_positive
 from demt.ops import (
     Query,
     deform_mix,
     float32_convolution,
-    is_hooked,
     per_pixel,
-    pixel_attentions,
     resize,
 )
+from demt.ops.checks import check_choice, check_divides, check_maps, check_positive
 
 
 class ChannelMixer(nn.Module):
@@ -159,8 +156,7 @@ class DeformableMixerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.channel(x)
-        moved = self.spatial(x)
-        return per_pixel(moved, F.gelu, self.norm, residual=x, overwrite=not is_hooked(self.spatial))
+        return per_pixel(self.spatial(x), F.gelu, self.norm, residual=x, made_by=self.spatial)
 
 
 class DeformableMixer(nn.Module):
@@ -341,13 +337,6 @@ class TaskQueryBlock(nn.Module):
         """The layers in their order: q, k, v, what comes after attention, and the norm before x is added."""
         q, k, v = (self.norm_query, self.query), (self.norm_key, self.key), (self.norm_value, self.value)
         return Query(q, k, v, (self.proj, self.linear), self.norm)
-
-
-def ask_together(blocks: Sequence[TaskQueryBlock], maps: Sequence[Tensor], fused: Tensor) -> list[Tensor]:
-    """What each ``"pixelwise"`` block makes of its map (B, D, H, W) and fused (B, T, D, H, W), in larger products."""
-    queries, keys, values, outs, norms = zip(*(block.layers() for block in blocks))
-    attended = pixel_attentions(maps, fused, queries, keys, values, outs, blocks[0].heads)
-    return [per_pixel(each, norm, residual=x) for each, norm, x in zip(attended, norms, maps)]
 
 
 class GatingAttention(nn.Module):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from demt.layers.checks import check_maps, check_positive
 from demt.ops import convolve_levels, per_pixel, project_levels, resize
+from demt.ops.checks import check_maps, check_positive
 
 
 class Neck(nn.Module):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demt.layers.checks import check_divides, check_positive
 from demt.layers.necks import Neck
 from demt.ops import deform_sample, per_pixel, resize
+from demt.ops.checks import check_divides, check_positive
 
 
 class FPNNeck(Neck):

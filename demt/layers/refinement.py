@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demt.layers.checks import check_maps, check_positive
-from demt.ops import resize
+from demt.ops.checks import check_maps, check_positive
+from demt.ops.resize import resize
 
 
 class DetailStem(nn.Module):

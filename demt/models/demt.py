@@ -1,23 +1,96 @@
-"""DeMT, DeMTG and DeGMix: from the levels of a backbone to a map for each task.
+"""Multi-task decoders: from the levels of a backbone to a map for each task, and on to logits.
 
-Xu et al., DeMT, AAAI 2023 (arXiv 2301.03461); Xu et al., DeMTG and DeGMix (arXiv 2308.05721). Numbers in brackets are
-equations of the first. The blocks are in `demt.layers.blocks`, in the same order; which of them a family has and how
-they attend is `demt.models.variants.FAMILIES`.
+The baseline, and DeMT, DeMTG and DeGMix: Xu et al., DeMT, AAAI 2023 (arXiv 2301.03461); Xu et al., DeMTG and DeGMix
+(arXiv 2308.05721). Numbers in brackets are equations of the first. The blocks are in `demt.layers.blocks`, in the same
+order; which of them a family has and how they attend is `demt.models.variants.FAMILIES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from demt.config import ModelConfig
-from demt.layers import DeformableMixer, GatingAttention, TaskInteractionBlock, TaskQueryBlock
-from demt.layers.blocks import ask_together
-from demt.models.baseline import MultiTaskHead
-from demt.ops import by_rows, can_be_taken_apart, interact_and_query, stack_tasks
-from demt.ops.dispatch import standard_operators_are_asked
+from demt.layers import (
+    NECKS,
+    DeformableMixer,
+    DPTNeck,
+    GatingAttention,
+    TapNeck,
+    TaskInteractionBlock,
+    TaskQueryBlock,
+)
+from demt.models.task_modules import TaskModules
+from demt.ops import resize, stack_tasks, tasks_together
+from demt.ops.checkpoint import recomputed
+
+
+class MultiTaskHead(TaskModules):
+    """Backbone levels to logits: a neck, something between that a subclass adds, and one head per task.
+
+    With `refine_width`, details of the image refine the logits of every head at half the image's size.
+
+    Args:
+        in_channels, strides: Channels and strides of the backbone's levels.
+        config: The model's configuration.
+    """
+
+    def __init__(self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig) -> None:
+        super().__init__(in_channels, config, _neck(in_channels, strides, config))
+        self.grad_checkpointing = False
+
+    def forward(
+        self, levels: Sequence[Tensor], size: tuple[int, int] | None = None, images: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Backbone levels, finest first, to logits (B, channels, *size) per task, at the head's own size by default.
+
+        `images` are needed with `refine_width` only; see `forward_head`.
+        """
+        return self.forward_head(self.forward_features(levels), size, images)
+
+    def forward_features(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Task maps (B, D, h, w), the inputs of the task heads."""
+        raise NotImplementedError
+
+    def forward_head(
+        self, features: Mapping[str, Tensor], size: tuple[int, int] | None = None, images: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Logits (B, channels, *size) per task, from `forward_features`.
+
+        Raises:
+            ValueError: if the model has a `refine_width` and `images`, which the features were made from, are missing.
+        """
+        if not self.config.refine_width:
+            return {name: self.run(self.heads[name], features[name], size) for name in self.tasks}
+        if images is None:
+            raise ValueError("Expected `images`, which the features were made from: this model refines its logits")
+        details = self.run(self.details, images)
+        return {name: self.run(self._refined, name, features[name], details, size) for name in self.tasks}
+
+    def _refined(self, task: str, x: Tensor, details: Tensor, size: tuple[int, int] | None) -> Tensor:
+        logits: Tensor = self.refinements[task](self.heads[task](x), x, details)
+        return logits if size is None else resize(logits, size)
+
+    def run(self, module: Callable[..., Any], *args: Any) -> Any:
+        """`module(*args)`; with gradient checkpointing, computed again in the backward pass."""
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return recomputed(self, module, *args)
+        return module(*args)
+
+
+class BaselineHead(MultiTaskHead):
+    """The multi-task baseline: all task heads read the neck's map."""
+
+    def __init__(self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig) -> None:
+        super().__init__(in_channels, strides, config)
+        self.reset_tasks(config.tasks)
+
+    def forward_features(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict.fromkeys(self.tasks, self.neck(levels))
 
 
 class DeMTHead(MultiTaskHead):
@@ -46,46 +119,22 @@ class DeMTHead(MultiTaskHead):
         self.reset_tasks(config.tasks)
 
     def forward_features(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
-        x = self.neck(levels)  # [1] (B, D, h, w)
-        mixed = []
-        for task in self.tasks:
-            mixed.append(self.run(self.mixers[task], x))  # [2-4]
-        del x  # its memory
-        if self.config.interaction == "pointwise" and self.config.query == "pixelwise":
-            # No pixel sees another. Without mixers all tasks share the neck's map, whose memory is still needed.
-            maps = by_rows(self.decode, mixed, owner=self, reuse=mixed if self.config.depth else ())
-        else:
-            maps = self.decode(*mixed)
-        return dict(zip(self.tasks, maps))
+        mixed = self.mix(self.neck(levels))  # [1] one map (B, D, h, w), [2-4] one of each task
+        return dict(zip(self.tasks, self.decode(*mixed)))
 
+    def mix(self, x: Tensor) -> list[Tensor]:
+        """The neck's map (B, D, h, w) to one of each task, by its mixer."""
+        return [self.run(self.mixers[task], x) for task in self.tasks]
+
+    @tasks_together
     def decode(self, *mixed: Tensor) -> list[Tensor]:
         """The mixed maps (B, D, h, w) of the tasks to their final ones: interaction, queries, gating."""
-        if self._in_one_pass():
-            queries = [block.layers() for block in self._query_blocks()]
-            return [
-                self.gating(z) for z in interact_and_query(mixed, self.interaction.layers(), queries, self.config.heads)
-            ]
         stacked = stack_tasks(mixed)  # S (B, T, D, h, w)
-        fused = self.run(self.interaction, stacked)  # [5]
-        if standard_operators_are_asked() and self.config.query == "pixelwise":
-            return [self.gating(z) for z in ask_together(self._query_blocks(), stacked.unbind(1), fused)]
-        return [self.run(self._ask, task, x, fused) for task, x in zip(self.tasks, stacked.unbind(1))]
+        fused = self.run(self.interaction, stacked)  # [5] F
+        return [self.run(self.ask, task, x, fused) for task, x in zip(self.tasks, stacked.unbind(1))]
 
-    def _query_blocks(self) -> list[TaskQueryBlock]:
-        return [cast(TaskQueryBlock, self.queries[task]) for task in self.tasks]
-
-    def _in_one_pass(self) -> bool:
-        """Whether this is training in which no pixel sees another, and nobody looks at the blocks."""
-        blocks = [self.interaction, *self._query_blocks()]
-        return (
-            self.training
-            and not self.grad_checkpointing
-            and self.config.interaction == "pointwise"
-            and self.config.query == "pixelwise"
-            and all(can_be_taken_apart(block, TaskInteractionBlock, TaskQueryBlock) for block in blocks)
-        )
-
-    def _ask(self, task: str, x: Tensor, fused: Tensor) -> Tensor:
+    def ask(self, task: str, x: Tensor, fused: Tensor) -> Tensor:
+        """What a task's map (B, D, h, w) finds in the fused maps (B, T, D, h, w) of all tasks, gated."""
         z: Tensor = self.gating(self.queries[task](x, fused))  # [6, 7]
         return z
 
@@ -111,3 +160,17 @@ class DeMTHead(MultiTaskHead):
             shift=shift,
             points=c.points,
         )
+
+
+def _neck(in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig) -> nn.Module:
+    """The neck that a configuration names, or else that of its family."""
+    plain_vit = len(set(strides)) == 1
+    pyramid = "patch" if config.family == "degmix" else "linear"
+    name = config.neck or ("taps" if plain_vit else pyramid)
+    # Up to stride 4, where the finest level of a pyramid is.
+    scale = strides[0] / 4
+    if name == "taps":
+        return TapNeck(in_channels, config.width, scale=max(round(scale), 1))
+    if name == "dpt":
+        return DPTNeck(in_channels, config.width, scale=max(2 ** round(math.log2(scale)), 1) if plain_vit else None)
+    return NECKS[name](in_channels, config.width)

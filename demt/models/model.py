@@ -14,8 +14,7 @@ from torch import Tensor
 from demt.backbones import create_backbone
 from demt.config import ModelConfig, PretrainedCfg
 from demt.hub.pretrained import PretrainedModel
-from demt.models.baseline import BaselineHead, MultiTaskHead
-from demt.models.demt import DeMTHead
+from demt.models.demt import BaselineHead, DeMTHead, MultiTaskHead
 from demt.models.limits import limited_modules
 from demt.models.summary import as_html, as_text
 from demt.ops.checkpoint import keep_statistics_in_backward

@@ -1,13 +1,12 @@
 """What the layers compute, as functions written for speed, each beside a plain one in `demt.ops.reference`."""
 
 from demt.ops.attention import global_attention, linear_attention, pixel_attention, pixel_attentions
-from demt.ops.deform import deform_mix, deform_sample
+from demt.ops.deform import deform_mix, deform_sample, float32_convolution
 from demt.ops.deformable_attention import deformable_attention, points_on_rays
 from demt.ops.dispatch import Path, best_path
-from demt.ops.interact import Query, interact_and_query
-from demt.ops.linear import linear
-from demt.ops.pointwise import by_rows, can_be_taken_apart, per_pixel, stack_tasks
-from demt.ops.pyramid import convolve_levels, project_levels
+from demt.ops.flops import register_formulas
+from demt.ops.interact import Query, interact_and_query, tasks_together
+from demt.ops.pointwise import by_rows, linear, per_pixel, stack_tasks
 from demt.ops.reference import (
     attention_reference,
     convolve_levels_reference,
@@ -20,10 +19,11 @@ from demt.ops.reference import (
     project_levels_reference,
     window_attention_reference,
 )
-from demt.ops.resize import resize
-from demt.ops.taps import float32_convolution, narrow_convolution
-from demt.ops.torch_private import is_hooked
+from demt.ops.resize import convolve_levels, project_levels, resize
+from demt.ops.taps import narrow_convolution
 from demt.ops.window_attention import window_attention
+
+register_formulas()
 
 __all__ = [
     "Path",
@@ -31,7 +31,6 @@ __all__ = [
     "attention_reference",
     "best_path",
     "by_rows",
-    "can_be_taken_apart",
     "convolve_levels",
     "convolve_levels_reference",
     "deform_mix",
@@ -44,7 +43,6 @@ __all__ = [
     "global_attention",
     "interact_and_query",
     "interact_and_query_reference",
-    "is_hooked",
     "linear",
     "linear_attention",
     "narrow_convolution",
@@ -58,6 +56,7 @@ __all__ = [
     "project_levels_reference",
     "resize",
     "stack_tasks",
+    "tasks_together",
     "window_attention",
     "window_attention_reference",
 ]

@@ -7,21 +7,26 @@ norms first, linear layers last. What is computed is spelled out in `demt.ops.re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
-from demt.ops.attend import attend_to_pixel
-from demt.ops.checks import without_autocast
-from demt.ops.pointwise import channels_first, channels_last, compose, is_plain, per_pixel
+from demt.ops.pointwise import are_plain, channels_first, channels_last, compose, per_pixel
 from demt.ops.reference import attention_reference
+from demt.ops.runtime import is_training_step_on_cpu, standard_operators_are_asked, without_autocast
 
 Layers: TypeAlias = Sequence[Any]
+
+_KNOWN = (nn.Linear, nn.LayerNorm, nn.Identity)
+
+#: Numbers that a block of pixels may have in the making, so that they stay in the processor's cache.
+BLOCK = 1 << 19
 
 
 def pixel_attention(
@@ -32,7 +37,7 @@ def pixel_attention(
     Keys and values are never formed: q·(Wk f) = (Wkᵀ q)·f, and Σ a (Wv f) = Wv Σ a f, so that the products are with one
     vector a pixel instead of T.
     """
-    if not _known(query, key, value):
+    if not are_plain([*query, *key, *value], *_KNOWN):
         return attention_reference(x, fused, query, key, value, out, heads, "pixelwise")
     (*key_norms, key_layer), (*value_norms, value_layer) = key, value
     if all(type(each) is nn.Identity for each in (*key_norms, *value_norms)):
@@ -61,7 +66,7 @@ def pixel_attentions(
     """
     layers = (*queries, *keys, *values)
     plain = all(type(norm) is nn.Identity for each in (*keys, *values) for norm in each[:-1])
-    if not (plain and _known(*layers)) or any(each[-1].bias is None for each in values):
+    if not plain or not are_plain(itertools.chain(*layers), *_KNOWN) or any(each[-1].bias is None for each in values):
         return [
             pixel_attention(x, fused, query, key, value, out, heads)
             for x, query, key, value, out in zip(maps, queries, keys, values, outs, strict=True)
@@ -86,7 +91,8 @@ def linear_attention(
     """
     projections = (query, key, value)
     folds = all([type(layer) for layer in each] == [nn.LayerNorm, nn.Linear] for each in projections)
-    if not folds or not _known(*projections, out) or any(each[1].bias is not None for each in projections):
+    known = folds and are_plain(itertools.chain(*projections, out), *_KNOWN)
+    if not known or any(each[1].bias is not None for each in projections):
         return attention_reference(x, fused, query, key, value, out, heads, "linear")
     (query_norm, query_layer), (key_norm, key_layer), (value_norm, value_layer) = projections
     with without_autocast(x.device):
@@ -138,22 +144,96 @@ def _with_norm(layer: nn.Linear, norm: nn.LayerNorm, dtype: torch.dtype) -> Tens
     return torch.cat([weight * norm.weight.to(dtype), (weight @ norm.bias.to(dtype))[:, None]], dim=1)
 
 
-def _known(*layers: Layers) -> bool:
-    return all(is_plain(layer, nn.Linear, nn.LayerNorm, nn.Identity) for each in layers for layer in each)
+def attend_to_pixel(
+    queries: Tensor, keys: Tensor, values: Tensor, key_weight: Tensor, value_weight: Tensor, heads: int
+) -> Tensor:
+    """softmax((Wk keys) queries / √d) over the T tokens of a pixel, times (Wv values): (P, D).
+
+    Keys and values are never formed: q·(Wk f) = (Wkᵀ q)·f, and Σ a (Wv f) = Wv Σ a f, so that the products are with one
+    vector a pixel and head instead of T. For gradients in a training step on a CPU the scores alone are kept.
+    """
+    scale = (queries.shape[1] // heads) ** -0.5
+    into_keys = key_weight.view(heads, -1, key_weight.shape[1])
+    from_values = value_weight.view(heads, -1, value_weight.shape[1])
+    arguments = (queries, keys, values, into_keys * scale, from_values)
+    if standard_operators_are_asked():
+        return _attend_standard(*arguments)
+    if is_training_step_on_cpu(*arguments):
+        out: Tensor = _Attend.apply(*arguments)  # type: ignore[no-untyped-call]
+        return out
+    return _attend(*arguments)[0].transpose(0, 1).flatten(1)
 
 
-def _flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
+def _attend(
+    queries: Tensor, keys: Tensor, values: Tensor, key_weight: Tensor, value_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What each head finds (N, P, d), and the softmax's (P, T, N)."""
+    weights = (keys @ _asked(queries, key_weight).mT).softmax(1)
+    pooled = weights.mT @ values
+    return pooled.transpose(0, 1) @ value_weight.mT, weights
 
 
-def _backward_flops(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_backward_flop_count(grad, query, key, value))
+def _attend_standard(queries: Tensor, keys: Tensor, values: Tensor, key_weight: Tensor, value_weight: Tensor) -> Tensor:
+    """`_attend` with the tokens last in the scores, where runtimes are quick to take the softmax: (P, D)."""
+    weights = (_asked(queries, key_weight) @ keys.mT).softmax(-1)
+    return ((weights @ values).transpose(0, 1) @ value_weight.mT).transpose(0, 1).flatten(1)
 
 
-# Torch's counter of FLOPs knows the fused attention of GPUs, but in some versions not that of CPUs.
-for _operator, _formula in (
-    (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, _flops),
-    (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, _backward_flops),
-):
-    if _operator not in flop_registry:
-        register_flop_formula(_operator)(_formula)
+def _asked(queries: Tensor, key_weight: Tensor) -> Tensor:
+    """What each head asks of a token itself: (P, N, D)."""
+    return (_heads_first(queries, key_weight) @ key_weight).transpose(0, 1)
+
+
+def _heads_first(tokens: Tensor, weight: Tensor) -> Tensor:
+    """(P, N·d) as (N, P, d)."""
+    return tokens.unflatten(1, (len(weight), -1)).transpose(0, 1)
+
+
+class _Attend(torch.autograd.Function):
+    """`_attend` of blocks of pixels, differentiable once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, key_weight: Tensor, value_weight: Tensor
+    ) -> Tensor:
+        attended, weights = torch.empty_like(queries), keys.new_empty(*keys.shape[:2], len(key_weight))
+        blocks = _blocks((queries, keys, values, attended, weights), key_weight)
+        for query, key, value, result, weight in blocks:
+            heads, softmax = _attend(query, key, value, key_weight, value_weight)
+            _heads_first(result, value_weight).copy_(heads)
+            weight.copy_(softmax)
+        ctx.one_fused = keys is values
+        ctx.save_for_backward(queries, keys, values, key_weight, value_weight, weights)
+        return attended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, values, key_weight, value_weight, weights = ctx.saved_tensors
+        grad_queries, grad_keys = queries.new_empty(queries.shape), keys.new_empty(keys.shape)
+        grad_values = grad_keys if ctx.one_fused else values.new_empty(values.shape)
+        grad_key_weight, grad_value_weight = torch.zeros_like(key_weight), torch.zeros_like(value_weight)
+        blocks = _blocks((queries, keys, values, weights, grad, grad_queries, grad_keys, grad_values), key_weight)
+        for query, key, value, weight, grad_out, grad_query, grad_key, grad_value in blocks:
+            asked, pooled = _asked(query, key_weight), weight.mT @ value
+            grad_heads = _heads_first(grad_out, value_weight)
+            grad_value_weight += grad_heads.mT @ pooled.transpose(0, 1)
+            grad_pooled = (grad_heads @ value_weight).transpose(0, 1)
+            grad_scores = weight * (value @ grad_pooled.mT)
+            grad_scores -= weight * grad_scores.sum(1, keepdim=True)
+            grad_asked = (grad_scores.mT @ key).transpose(0, 1)
+            _heads_first(grad_query, key_weight).copy_(grad_asked @ key_weight.mT)
+            grad_key_weight += _heads_first(query, key_weight).mT @ grad_asked
+            torch.bmm(grad_scores, asked, out=grad_key)
+            if ctx.one_fused:
+                grad_value.baddbmm_(weight, grad_pooled)
+            else:
+                torch.bmm(weight, grad_pooled, out=grad_value)
+        return grad_queries, grad_keys, None if ctx.one_fused else grad_values, grad_key_weight, grad_value_weight
+
+
+def _blocks(tensors: tuple[Tensor, ...], weight: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors a block of pixels at a time; the second one is of the keys."""
+    heads, channels = len(weight), weight.shape[2]
+    length = max(BLOCK // ((tensors[1].shape[1] + 2 * heads) * channels), 1)
+    return zip(*(each.split(length) for each in tensors))

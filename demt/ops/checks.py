@@ -1,11 +1,49 @@
-"""What the operators ask of tensors: shapes, devices and types, and types under autocast."""
+"""Checks of arguments, for layers and operators: numbers, shapes, devices and types."""
 
-import contextlib
+from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 HALF = (torch.float16, torch.bfloat16)
+
+
+def check_positive(**values: Any) -> None:
+    """Raise `ValueError` unless every value is an integer >= 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"Expected `{name}` to be an integer >= 1, got {value!r}")
+
+
+def check_divides(divisor_name: str, divisor: int, name: str, value: int) -> None:
+    """Raise `ValueError` unless `divisor` divides `value`, with the next smaller one that does."""
+    check_positive(**{divisor_name: divisor, name: value})
+    if value % divisor:
+        smaller = next(n for n in range(min(divisor, value), 0, -1) if value % n == 0)
+        raise ValueError(
+            f"Expected `{divisor_name}` to divide `{name}`, got {divisor_name}={divisor}, {name}={value}; "
+            f"pass {divisor_name}={smaller} or another divisor"
+        )
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise `ValueError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"Expected `{name}` to be one of {choices}, got {value!r}")
+
+
+def check_maps(name: str, maps: Tensor, channels: int, dims: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless `maps` are floating maps with `channels` and one of the ranks `dims`."""
+    if not isinstance(maps, Tensor) or maps.ndim not in dims or maps.shape[-3] != channels:
+        layouts = {4: f"(B, {channels}, H, W)", 5: f"(B, T, {channels}, H, W)"}
+        expected = " or ".join(layouts[d] for d in dims)
+        if not isinstance(maps, Tensor):
+            raise ValueError(f"Expected `{name}` to be a tensor of shape {expected}, got {type(maps).__name__}")
+        raise ValueError(f"Expected `{name}` of shape {expected}, got {tuple(maps.shape)}")
+    if not torch.is_floating_point(maps):
+        raise ValueError(f"Expected `{name}` of a floating dtype, got {maps.dtype}")
 
 
 def check_map(name: str, value: Tensor) -> None:
@@ -56,17 +94,3 @@ def check_offset_dtype(x: Tensor, **others: Tensor) -> None:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type coordinates and weights are computed in: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The type that autocast casts to on this device now; None where it is off."""
-    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
-        return None
-    return torch.get_autocast_dtype(device.type)
-
-
-def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """A context in which types stay as they are: autocast's setting reaches into an operator's implementation."""
-    if device.type == "meta":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from demt.ops.checks import (
-    autocast_dtype,
     check_map,
     check_offset_dtype,
     check_same_device,
     check_same_dtype,
     check_shape,
-    without_autocast,
+    compute_dtype,
 )
 from demt.ops.deform_kept import KeptDeformMix, fits
-from demt.ops.dispatch import log_fallback, standard_operators_are_asked, triton_obstacle
+from demt.ops.dispatch import log_fallback, triton_obstacle
 from demt.ops.grid_sample import (
     deform_mix_backward,
     deform_mix_forward,
     deform_sample_backward,
     deform_sample_forward,
 )
-from demt.ops.linear import is_training_step_on_cpu
+from demt.ops.pointwise import are_plain
+from demt.ops.runtime import (
+    autocast_dtype,
+    is_training_step_on_cpu,
+    standard_operators_are_asked,
+    without_autocast,
+)
 from demt.ops.standard import deform_mix_standard, deform_sample_standard
+from demt.ops.taps import narrow_convolution
 
 
 def deform_mix(
@@ -276,28 +281,21 @@ def _sample_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | No
 _sample_op.register_autograd(_sample_backward, setup_context=_setup_sample)
 
 
-def _mix_flops(x: Any, hidden: Any, offset_weight: Any, offset_bias: Any, weight: Any, *_: Any, **__: Any) -> int:
-    batch, channels, height, width = x
-    return int(2 * batch * height * width * (math.prod(offset_weight) + 4 * channels + math.prod(weight)))
+def float32_convolution(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """`layer(x)` in float32 at least, whatever autocast says: half precision cannot hold coordinates."""
+    with without_autocast(x.device):
+        dtype = compute_dtype(x.dtype)
+        if _is_narrow(layer) and is_training_step_on_cpu(x, layer.weight, layer.bias):
+            return narrow_convolution(x, layer.weight, layer.bias)
+        if layer.weight.dtype == dtype:
+            return layer(x.to(dtype))  # type: ignore[no-any-return]
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        return F.conv2d(x.to(dtype), layer.weight.to(dtype), bias, padding=layer.padding, groups=layer.groups)
 
 
-def _mix_backward_flops(
-    grad: Any, x: Any, hidden: Any, offset_weight: Any, bias: Any, weight: Any, *_: Any, **__: Any
-) -> int:
-    # Offsets and samples once more, then the gradients: two products for each of the forward pass.
-    return 3 * _mix_flops(x, hidden, offset_weight, bias, weight) - 2 * x[0] * x[2] * x[3] * math.prod(weight)
-
-
-def _sample_flops(x: Any, offset: Any, *_: Any, **__: Any) -> int:
-    return int(2 * math.prod(x) * 4)
-
-
-def _sample_backward_flops(grad: Any, x: Any, offset: Any, *_: Any, **__: Any) -> int:
-    return 2 * _sample_flops(x, offset)
-
-
-#: What counters of FLOPs (`torch.utils.flop_counter` and what stands on it) count: four multiply-adds a sample.
-register_flop_formula(torch.ops.demt.deform_mix)(_mix_flops)
-register_flop_formula(torch.ops.demt.deform_mix_backward)(_mix_backward_flops)
-register_flop_formula(torch.ops.demt.deform_sample)(_sample_flops)
-register_flop_formula(torch.ops.demt.deform_sample_backward)(_sample_backward_flops)
+def _is_narrow(layer: nn.Conv2d) -> bool:
+    """Whether this is what `narrow_convolution` computes: no hooks, 3×3, and to fewer channels than it has."""
+    if not are_plain([layer], nn.Conv2d) or layer.out_channels >= layer.in_channels:
+        return False
+    settings = (layer.kernel_size, layer.padding, layer.stride, layer.dilation, layer.groups, layer.padding_mode)
+    return settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")

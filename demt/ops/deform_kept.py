@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from demt.ops.grid_sample import FAR, NUDGE, generator_matrices, pixel_centres, sample, sample_backward, split_generator
-from demt.ops.linear import linear
+from demt.ops.pointwise import linear
 from demt.ops.taps import by_channel, neighbours, sum_of_neighbours
 
 #: Numbers that one call may keep for its backward pass: 64 MiB in float32.

@@ -4,14 +4,11 @@ The Triton kernels agree with the reference in Triton's interpreter; no figures 
 yet. Until they do the kernels are off, and the environment variable DEMT_TRITON=1 turns them on.
 """
 
-import contextlib
-import contextvars
 import functools
 import importlib.metadata
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -96,25 +93,3 @@ def log_fallback(device: torch.device, obstacle: str) -> None:
     """Say once per reason that a GPU's maps cannot take the Triton kernels, where these were asked for."""
     if device.type == "cuda" and os.environ.get(SWITCH) == "1":
         _logger.warning("demt.ops.deform_mix on %s takes torch's kernels, which are slower: %s", device, obstacle)
-
-
-_asked: contextvars.ContextVar[bool] = contextvars.ContextVar("demt_standard_operators", default=False)
-
-
-@contextlib.contextmanager
-def standard_operators() -> Iterator[None]:
-    """A context, of this thread alone, in which `deform_sample` and `deform_mix` are what follows.
-
-    For capturing a graph of them that needs no operator of this package.
-    """
-    token = _asked.set(True)
-    try:
-        yield
-    finally:
-        _asked.reset(token)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def standard_operators_are_asked() -> bool:
-    """Whether this is within `standard_operators`."""
-    return _asked.get()

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demt.ops.checks import compute_dtype
-from demt.ops.linear import linear
+from demt.ops.pointwise import linear
 
 TAPS = 81  # 9 channels of a half of the hidden map, 3x3 taps each
 
@@ -256,5 +256,6 @@ def _columns(hidden: Tensor, halves: int, top: int, bottom: int, nudge: bool = F
     columns = hidden.new_empty(halves, 9 * channels // halves + 3, bottom - top, width)
     columns[:, :-3].view(taps.shape).copy_(taps)
     columns[:, -3] = 1
-    columns[:, -2], columns[:, -1] = (centre[top:bottom] for centre in pixel_centres(hidden, nudge))
+    rows, cols = pixel_centres(hidden, nudge)
+    columns[:, -2], columns[:, -1] = rows[top:bottom], cols[top:bottom]
     return columns.flatten(2)

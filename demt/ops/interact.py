@@ -10,17 +10,23 @@ tokens (T, b, D), or (b, T, D) where a pixel's are multiplied with each other.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from demt.ops.attention import Layers, pixel_attention
-from demt.ops.linear import is_training_step_on_cpu
-from demt.ops.pointwise import channels_first, compose, is_plain, per_pixel, stack_tasks
+from demt.ops.attention import Layers, pixel_attentions
+from demt.ops.pointwise import are_plain, by_rows, channels_first, compose, per_pixel, stack_tasks
+from demt.ops.runtime import (
+    all_modules_are_hooked,
+    is_hooked,
+    is_training_step_on_cpu,
+    standard_operators_are_asked,
+)
 from demt.ops.taps import by_channel
 
 #: Numbers that a block of pixels may have in the making, so that they stay in the processor's cache.
@@ -37,12 +43,58 @@ class Query(NamedTuple):
     norm: Any
 
 
+def tasks_together(decode: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+    """Decorate a decoder's method that says how the maps of T tasks become T others: the same, faster where it can be.
+
+    The method, `decode(decoder, *maps)`, gives the maps to `decoder.interaction`, what comes out and each map to its
+    entry of `decoder.queries`, and what they find to `decoder.gating`. It is called as it stands, but
+
+    - in training steps on a CPU interaction and queries of single pixels take `interact_and_query`, unless somebody
+      looks at the blocks or they are computed again in the backward pass;
+    - where no gradient is recorded, such maps go through the method some rows at a time, see `by_rows`;
+    - in graphs for other runtimes the queries of a pixel take `pixel_attentions`.
+    """
+
+    @functools.wraps(decode)
+    def together(decoder: Any, *maps: Tensor) -> list[Tensor]:
+        queries = list(decoder.queries.values())
+        if standard_operators_are_asked() and all(block.attention == "pixelwise" for block in queries):
+            stacked = stack_tasks(maps)
+            return [decoder.gating(z) for z in _ask(queries, stacked.unbind(1), decoder.interaction(stacked))]
+        blocks = [decoder.interaction, *queries]
+        if torch.compiler.is_compiling() or not all(_looks_at_pixels(block) for block in blocks):
+            return decode(decoder, *maps)
+        if decoder.training:
+            looked_at = all_modules_are_hooked() or any(is_hooked(block) for block in blocks)
+            interaction, asked = decoder.interaction.layers(), [block.layers() for block in queries]
+            if looked_at or decoder.grad_checkpointing or not takes_one_pass(maps, interaction, asked):
+                return decode(decoder, *maps)
+            return [decoder.gating(z) for z in interact_and_query(maps, interaction, asked, queries[0].heads)]
+        # Without mixers all tasks share the neck's map, whose memory is still needed.
+        reuse = maps if len({id(each) for each in maps}) == len(maps) else ()
+        return list(by_rows(functools.partial(decode, decoder), maps, owner=decoder, reuse=reuse))
+
+    return together
+
+
+def _looks_at_pixels(block: nn.Module) -> bool:
+    """Whether a block's layers are all that it computes, at one pixel at a time: its own class lists them."""
+    return "layers" in vars(type(block)) and block.attention in ("pointwise", "pixelwise")
+
+
+def _ask(blocks: Sequence[Any], maps: Sequence[Tensor], fused: Tensor) -> list[Tensor]:
+    """What each ``"pixelwise"`` block makes of its map (B, D, H, W) and fused (B, T, D, H, W), in larger products."""
+    queries, keys, values, outs, norms = zip(*(block.layers() for block in blocks))
+    attended = pixel_attentions(maps, fused, queries, keys, values, outs, blocks[0].heads)
+    return [per_pixel(each, norm, residual=x) for each, norm, x in zip(attended, norms, maps)]
+
+
 def interact_and_query(
     maps: Sequence[Tensor], interaction: Layers, queries: Sequence[Query], heads: int
 ) -> list[Tensor]:
     """The interaction's layers on the maps of all T tasks, and the query block of each on the T results at a pixel.
 
-    `demt.ops.reference.interact_and_query_reference` spells it out.
+    `demt.ops.reference.interact_and_query_reference` spells it out. The layers are such as `takes_one_pass` allows.
 
     Args:
         maps: T maps (B, D, H, W).
@@ -53,29 +105,23 @@ def interact_and_query(
     Returns:
         T maps (B, D, H, W).
     """
-    if _takes_one_pass(maps, interaction, queries):
-        batch, channels, height, width = maps[0].shape
-        given = *_folded(interaction, queries, heads), *(by_channel(each).flatten(1) for each in maps)
-        tokens: Sequence[Tensor]
-        tokens = _OnePass.apply(interaction[-1].eps, queries[0].norm.eps, *given)  # type: ignore[no-untyped-call]
-        return [channels_first(each.view(batch, height, width, channels)) for each in tokens]
-    stacked = stack_tasks(maps)
-    fused = per_pixel(stacked, *interaction)
-    return [
-        per_pixel(pixel_attention(x, fused, q.query, q.key, q.value, q.out, heads), q.norm, residual=x)
-        for x, q in zip(stacked.unbind(1), queries)
-    ]
+    batch, channels, height, width = maps[0].shape
+    given = *_folded(interaction, queries, heads), *(by_channel(each).flatten(1) for each in maps)
+    tokens: Sequence[Tensor]
+    tokens = _OnePass.apply(interaction[-1].eps, queries[0].norm.eps, *given)  # type: ignore[no-untyped-call]
+    return [channels_first(each.view(batch, height, width, channels)) for each in tokens]
 
 
-def _takes_one_pass(maps: Sequence[Tensor], interaction: Layers, queries: Sequence[Query]) -> bool:
+def takes_one_pass(maps: Sequence[Tensor], interaction: Layers, queries: Sequence[Query]) -> bool:
     """Whether this is a training step on a CPU, of torch's own layers that no hook looks at."""
     *mixing, fused = interaction
     norms = [fused, *(each.norm for each in queries)]
     groups = [mixing, *(group for each in queries for group in (each.query, each.key, each.value, each.out))]
     layers = [layer for group in groups for layer in group]
     return (
-        all(is_plain(each, nn.LayerNorm) and each.bias is not None for each in norms)
-        and all(is_plain(each, nn.Linear, nn.Identity) for each in layers)
+        are_plain(norms, nn.LayerNorm)
+        and all(each.bias is not None for each in norms)
+        and are_plain(layers, nn.Linear, nn.Identity)
         and all(len(group) > 0 and isinstance(group[-1], nn.Linear) for group in groups)
         and all(each.key[-1].bias is None for each in queries)
         and len({each.norm.eps for each in queries}) == 1

@@ -13,10 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demt.ops.dispatch import standard_operators_are_asked
-from demt.ops.linear import is_training_step_on_cpu, linear
 from demt.ops.reference import per_pixel_reference
-from demt.ops.torch_private import all_modules_are_hooked, is_hooked
+from demt.ops.runtime import (
+    all_modules_are_hooked,
+    has_onednn_linear,
+    is_eager_on_cpu,
+    is_hooked,
+    is_training_step_on_cpu,
+    onednn_linear,
+    standard_operators_are_asked,
+)
 
 Layer: TypeAlias = "nn.Module | Callable[[Tensor], Tensor]"
 
@@ -27,7 +33,7 @@ PIXELS_ELSEWHERE = 1 << 17
 _KNOWN = (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.BatchNorm2d, nn.Identity)
 
 
-def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, overwrite: bool = False) -> Tensor:
+def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, made_by: nn.Module | None = None) -> Tensor:
     """Apply layers one after the other, each of which looks at one pixel at a time.
 
     Computes what `demt.ops.reference.per_pixel_reference` spells out, with two differences in how: linear layers in a
@@ -39,7 +45,7 @@ def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, over
         layers: `nn.Linear` and `nn.LayerNorm` over the channels, 1×1 `nn.Conv2d`, `nn.BatchNorm2d`, and elementwise
             functions such as `F.gelu`. Any other module gets tokens (…, D), as linear layers do.
         residual: Added to the result.
-        overwrite: The result may take the memory of `maps`, which nobody else needs.
+        made_by: The module that made `maps`, for nobody else: unless hooks look at it, the result takes their memory.
 
     Returns:
         Maps of the last layer's channels.
@@ -49,42 +55,46 @@ def per_pixel(maps: Tensor, *layers: Layer, residual: Tensor | None = None, over
         torch.Size([1, 2, 5, 7])
     """
     modules = [layer for layer in layers if isinstance(layer, nn.Module)]
-    if not all(is_plain(module, *_KNOWN) for module in modules):
+    if not are_plain(modules, *_KNOWN):
         return per_pixel_reference(maps, *layers, residual=residual)
     # Batch norm in training needs all pixels at once.
     normalised = any(isinstance(m, nn.BatchNorm2d) and m.training for m in modules)
     as_one = normalised and maps.ndim == 4
     as_one = as_one and is_training_step_on_cpu(maps, *(each for module in modules for each in module.parameters()))
-    steps = _steps(layers, _over_one_image if as_one else partial(_over_channels, linear))
-
-    def apply(maps: Tensor, residual: Tensor | None = None) -> Tensor:
-        for step in steps:
-            maps = step(maps)
-        return maps if residual is None else residual + maps
-
+    steps = _steps(layers, as_one)
     inputs = [maps] if residual is None else [maps, residual]
     if as_one:
-        return _as_batch(apply(*(_as_one_image(each) for each in inputs)), len(maps))
+        return _as_batch(_through(steps, *(_as_one_image(each) for each in inputs))[0], len(maps))
+    if normalised:
+        return _through(steps, *inputs)[0]
     # A single layer has no intermediate map.
-    if len(steps) == len(inputs) == 1 or normalised:
-        return apply(*inputs)
-    return by_rows(lambda *rows: [apply(*rows)], inputs, reuse=[maps] if overwrite else ())[0]
+    if len(steps) == len(inputs) == 1:
+        return steps[0](maps)
+    return by_rows(partial(_through, steps), inputs, reuse=() if made_by is None or is_hooked(made_by) else [maps])[0]
 
 
-def _steps(
-    layers: Sequence[Layer], by_matrix: Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]]
-) -> list[Callable[[Tensor], Tensor]]:
-    """The layers as functions of maps, linear ones in a row as one: `by_matrix` of their weight and bias."""
+def _steps(layers: Sequence[Layer], as_one: bool) -> list[Callable[[Tensor], Tensor]]:
+    """The layers as functions of maps, or of batches as one image; linear ones in a row are one function."""
     steps: list[Callable[[Tensor], Tensor]] = []
     row: list[nn.Module] = []
-    for layer in layers:
+    for layer in (*layers, None):
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             row.append(layer)
         elif not isinstance(layer, nn.Identity):
-            steps += [by_matrix(*compose(row))] if row else []
-            steps.append(_over_channels(layer) if isinstance(layer, nn.LayerNorm) else layer)
-            row = []
-    return [*steps, by_matrix(*compose(row))] if row else steps
+            if row:
+                weight, bias = compose(row)
+                by_matrix = partial(linear, weight=weight, bias=bias)
+                steps.append(partial(_over_one_image, weight, bias) if as_one else partial(_over_channels, by_matrix))
+                row = []
+            if layer is not None:
+                steps.append(partial(_over_channels, layer) if isinstance(layer, nn.LayerNorm) else layer)
+    return steps
+
+
+def _through(steps: Sequence[Callable[[Tensor], Tensor]], maps: Tensor, residual: Tensor | None = None) -> list[Tensor]:
+    for step in steps:
+        maps = step(maps)
+    return [maps if residual is None else residual + maps]
 
 
 def compose(layers: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
@@ -111,33 +121,29 @@ def _as_batch(image: Tensor, batch: int) -> Tensor:
     return image[0].unflatten(1, (batch, -1)).transpose(0, 1)
 
 
-def _over_one_image(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+def _over_one_image(weight: Tensor, bias: Tensor | None, image: Tensor) -> Tensor:
     """A linear layer on one image, whose result is laid out channel by channel, as batch norm and sampling want it."""
-
-    def apply(image: Tensor) -> Tensor:
-        mixed = linear(weight, channels_last(image).reshape(-1, weight.shape[1]))
-        return (mixed if bias is None else mixed + bias[:, None]).view(1, -1, *image.shape[2:])
-
-    return apply
+    mixed = linear(weight, channels_last(image).reshape(-1, weight.shape[1]))
+    return (mixed if bias is None else mixed + bias[:, None]).view(1, -1, *image.shape[2:])
 
 
-def _over_channels(function: Callable[..., Tensor], *parameters: Tensor | None) -> Callable[[Tensor], Tensor]:
-    return lambda maps: channels_first(function(channels_last(maps), *parameters))
+def _over_channels(function: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+    return channels_first(function(channels_last(maps)))
 
 
-def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether a layer may be taken apart: exactly of one of these classes, and no hooks that look at it.
+def are_plain(layers: Iterable[Any], *kinds: type[nn.Module]) -> bool:
+    """Whether layers may be taken apart: all exactly of one of these classes, and without hooks that look at them.
 
     Others, such as adapters and quantised layers, are to be called; so are layers whose weights only look like a tensor
     (torchao's of 8 bits).
     """
-    wraps = any(hasattr(type(each), "__tensor_flatten__") for each in module._parameters.values())
-    return type(module) in kinds and not wraps and not is_hooked(module)
-
-
-def can_be_taken_apart(block: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether a block's layers may be used in place of the block: as `is_plain`, no hooks on all modules, no graph."""
-    return not torch.compiler.is_compiling() and is_plain(block, *kinds) and not all_modules_are_hooked()
+    for layer in layers:
+        if type(layer) not in kinds or is_hooked(layer):
+            return False
+        for parameter in layer._parameters.values():
+            if hasattr(type(parameter), "__tensor_flatten__"):
+                return False
+    return True
 
 
 def by_rows(
@@ -163,7 +169,9 @@ def by_rows(
         return function(*maps)
     height, width = maps[0].shape[-2:]
     rows = max(PIXELS.get(maps[0].device.type, PIXELS_ELSEWHERE) // max(len(maps[0]) * width, 1), 1)
-    watched = all_modules_are_hooked() or (owner is not None and (owner.training or _any_hooked(owner)))
+    watched = all_modules_are_hooked() or (
+        owner is not None and (owner.training or any(map(is_hooked, owner.modules())))
+    )
     if rows >= height or watched:
         return function(*maps)
     results: list[Tensor] = []
@@ -178,10 +186,6 @@ def by_rows(
 
 def _is_recorded() -> bool:
     return torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-
-
-def _any_hooked(owner: nn.Module) -> bool:
-    return any(is_hooked(module) for module in owner.modules())
 
 
 def _memory(block: Tensor, height: int, old: Tensor | None) -> Tensor:
@@ -217,3 +221,55 @@ def _tokens(maps: Tensor) -> Tensor:
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not by_channel.is_contiguous():
         return channels_last(maps)
     return by_channel.flatten(1).mT.contiguous().view(channels_last(maps).shape)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear`: x (..., C), weight (D, C) and bias (D,) to (..., D).
+
+    Float32 on a CPU with AVX-512 goes through oneDNN, differentiable any number of times. All else is torch's own
+    function: other devices and types, autocast, tensor subclasses, torch.func, and graphs that are compiled, exported
+    or traced.
+    """
+    if standard_operators_are_asked():
+        # As rows: runtimes add the bias to the product of two matrices in one go, and not to others.
+        return F.linear(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+    if not _onednn_takes(x, weight, bias):
+        return F.linear(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, weight, bias)):
+        out: Tensor = _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+    else:
+        out = onednn_linear(rows, weight, bias)
+    return out.view(*x.shape[:-1], -1)
+
+
+def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and x.numel() > 0
+        and weight.numel() > 0
+        and is_eager_on_cpu(x, weight, bias)
+        and bool(torch.backends.mkldnn.enabled)
+        and has_onednn_linear()
+    )
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return onednn_linear(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        return (
+            linear(grad, weight.mT) if need_x else None,
+            # MKL's: oneDNN would copy a transposed first factor.
+            grad.mT @ x if need_weight else None,
+            grad.sum(0) if need_bias else None,
+        )

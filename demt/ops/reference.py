@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from demt.ops.resize import missing, resize
-
 
 def deform_sample_reference(x: Tensor, offset: Tensor) -> Tensor:
     """Sample every channel at its own, per-pixel displaced position, from the four corners of the formula.
@@ -165,14 +163,18 @@ def deformable_attention_reference(
 
 def project_levels_reference(levels: Sequence[Tensor], layer: nn.Module) -> Tensor:
     """A linear layer over the concatenated levels, all upsampled to the first; see `demt.ops.project_levels`."""
-    return per_pixel_reference(torch.cat([resize(level, levels[0].shape[-2:]) for level in levels], 1), layer)
+    return per_pixel_reference(_concatenated(levels), layer)
 
 
 def convolve_levels_reference(levels: Sequence[Tensor], layer: Any) -> Tensor:
     """A p×p convolution of stride p over the same, zero-padded to whole patches; see `demt.ops.convolve_levels`."""
-    joined = torch.cat([resize(level, levels[0].shape[-2:]) for level in levels], 1)
-    down, across = layer.stride
-    return layer(F.pad(joined, (0, missing(joined.shape[-1], across), 0, missing(joined.shape[-2], down))))
+    joined, (down, across) = _concatenated(levels), layer.stride
+    return layer(F.pad(joined, (0, -joined.shape[-1] % across, 0, -joined.shape[-2] % down)))
+
+
+def _concatenated(levels: Sequence[Tensor]) -> Tensor:
+    size = levels[0].shape[-2:]
+    return torch.cat([F.interpolate(level, size, mode="bilinear", align_corners=False) for level in levels], dim=1)
 
 
 def narrow_convolution_reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

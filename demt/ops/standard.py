@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demt.ops.checks import compute_dtype
-from demt.ops.dispatch import standard_operators as standard_operators
 from demt.ops.grid_sample import FAR
 
 

@@ -9,33 +9,11 @@ import itertools
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from demt.ops.checks import compute_dtype, without_autocast
-from demt.ops.linear import is_training_step_on_cpu, linear
-from demt.ops.pointwise import is_plain
-
-
-def float32_convolution(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """`layer(x)` in float32 at least, whatever autocast says: half precision cannot hold coordinates."""
-    with without_autocast(x.device):
-        dtype = compute_dtype(x.dtype)
-        if _is_narrow(layer) and is_training_step_on_cpu(x, layer.weight, layer.bias):
-            return narrow_convolution(x, layer.weight, layer.bias)
-        if layer.weight.dtype == dtype:
-            return layer(x.to(dtype))  # type: ignore[no-any-return]
-        bias = None if layer.bias is None else layer.bias.to(dtype)
-        return F.conv2d(x.to(dtype), layer.weight.to(dtype), bias, padding=layer.padding, groups=layer.groups)
-
-
-def _is_narrow(layer: nn.Conv2d) -> bool:
-    """Whether this is what `narrow_convolution` computes: no hooks, 3×3, and to fewer channels than it has."""
-    if not is_plain(layer, nn.Conv2d) or layer.out_channels >= layer.in_channels:
-        return False
-    settings = (layer.kernel_size, layer.padding, layer.stride, layer.dilation, layer.groups, layer.padding_mode)
-    return settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+from demt.ops.pointwise import linear
 
 
 def neighbours(maps: Tensor, out: Tensor | None = None) -> Tensor:

@@ -206,7 +206,7 @@ def _semseg(channels: int, classes: tuple[str, ...] | None = None, palette: Pale
     )
 
 
-#: The six built-in tasks with their usual channels (`semseg` as in PASCAL-Context).
+#: The built-in tasks with their usual channels (`semseg` as in PASCAL-Context).
 BUILTIN: dict[str, Task] = {
     "semseg": _semseg(21, PASCAL_CLASSES, PASCAL_PALETTE),
     "human_parts": Task(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ def make_optimizer(model: MultiTaskModel, criterion: nn.Module, part: OptimPart)
     """The optimiser of a model's trained parameters and, without weight decay, of a learned balancing's.
 
     Raises:
-        ValueError: for an unknown optimiser.
+        ValueError: for an unknown optimiser, or `lr_factors` of parts that the model does not have.
     """
     options: dict[str, Any] = {"layer_decay": part.layer_decay} if part.layer_decay is not None else {}
     if part.name in ("sgd", "momentum"):
@@ -34,9 +35,37 @@ def make_optimizer(model: MultiTaskModel, criterion: nn.Module, part: OptimPart)
         )
     except ValueError as error:
         raise ValueError(f"`optim.name` {part.name!r}: {error}") from error
+    if part.lr_factors:
+        _scale(optimizer, model, part.lr_factors)
     if learned := list(criterion.parameters()):
         optimizer.add_param_group({"params": learned, "lr": part.lr, "weight_decay": 0.0})
     return optimizer
+
+
+def check_parts(setting: str, parts: Iterable[str], model: nn.Module) -> None:
+    """Raise `ValueError` for a part of a recipe's setting with which no parameter's name begins."""
+    names = [f"{name}." for name, _ in model.named_parameters()]
+    for part in parts:
+        if not any(name.startswith(f"{part}.") for name in names):
+            known = sorted({".".join(name.split(".")[:2]) for name in names if name.startswith("head.")})
+            raise ValueError(
+                f"Expected `{setting}` to name parts of the model, such as 'backbone' or one of {known}, got {part!r}"
+            )
+
+
+def _scale(optimizer: torch.optim.Optimizer, model: nn.Module, factors: Mapping[str, float]) -> None:
+    """Give parameters whose names begin with a key of `factors` groups of their own, as timm's schedules scale them."""
+    names = {id(parameter): f"{name}." for name, parameter in model.named_parameters()}
+    check_parts("optim.lr_factors", factors, model)
+    groups, optimizer.param_groups = optimizer.param_groups, []
+    for group in groups:
+        scaled: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            fit = [beginning for beginning in factors if names[id(parameter)].startswith(f"{beginning}.")]
+            scaled.setdefault(factors[max(fit, key=len)] if fit else 1.0, []).append(parameter)
+        for factor, parameters in scaled.items():
+            scale = group.get("lr_scale", 1.0) * factor
+            optimizer.add_param_group({**group, "params": parameters, "lr_scale": scale})
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, part: OptimPart, steps: int) -> Scheduler:

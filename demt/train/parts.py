@@ -1,8 +1,8 @@
-"""Which parameters of a model learn: all, all but the backbone's, or low-rank updates of the backbone."""
+"""Which parameters of a model learn: all, some parts', all but the backbone's, or low-rank updates of the backbone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from demt.models import MultiTaskModel
+from demt.train.optim import check_parts
 from demt.train.recipe import ModelPart
 
 _ADAPTER = "default"
@@ -20,13 +21,21 @@ def choose_parameters(model: MultiTaskModel, part: ModelPart) -> None:
 
     Raises:
         ImportError: if peft is missing for ``"lora"``.
-        ValueError: for ``"lora"`` on a backbone without linear layers.
+        ValueError: for ``"lora"`` on a backbone without linear layers, or parts in `only` that the model lacks.
     """
+    if part.only:
+        check_parts("model.only", part.only, model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(_is_in(name, part.only))
     if part.backbone == "train":
         return
     model.backbone.requires_grad_(False)
     if part.backbone == "lora":
         _add_lora(model, part)
+
+
+def _is_in(name: str, parts: Sequence[str]) -> bool:
+    return any(f"{name}.".startswith(f"{part}.") for part in parts)
 
 
 def _add_lora(model: MultiTaskModel, part: ModelPart) -> None:
@@ -58,7 +67,10 @@ def merged_state(state: Mapping[str, Tensor], part: ModelPart) -> dict[str, Tens
 
 def training_mode(model: MultiTaskModel, part: ModelPart) -> None:
     """Training mode, but for what is frozen: a frozen backbone, and batch normalisation that keeps its statistics."""
-    model.train()
+    model.train(not part.only)
+    for name, module in model.named_modules():
+        if _is_in(name, part.only):
+            module.train()
     if part.backbone == "freeze":
         model.backbone.eval()
     if part.freeze_norm:

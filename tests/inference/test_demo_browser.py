@@ -3,11 +3,8 @@
 import contextlib
 import importlib.util
 import io
-import os
 import re
-import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -16,9 +13,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from skimage import data
+
+from tests.inference import demo_server
+from tests.inference.demo_server import limited, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 LACKING = [name for name in ("gradio", "playwright", "trimesh") if importlib.util.find_spec(name) is None]
@@ -27,33 +28,12 @@ pytestmark = [
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
 ]
-ROOT = Path(__file__).parents[2]
 #: Of a loaded machine; in milliseconds.
-PATIENCE = 120_000
+PATIENCE = 1000 * demo_server.PATIENCE
+#: Of a whole test, in seconds.
+LIMIT = 1200
 FILE = "#photo input[type=file]"
 READY = "#download:not([disabled])"
-
-
-@contextlib.contextmanager
-def serving(folder, *command, port=None):
-    """The address of a page that a command serves, and its process."""
-    environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "gradio"), "PYTHONPATH": str(ROOT)}
-    environment |= {"PYTHONUNBUFFERED": "1", "GRADIO_SERVER_PORT": str(port)} if port else {"PYTHONUNBUFFERED": "1"}
-    # A shell's background jobs, in which tests may run, ignore the signal, and so would the server.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        [sys.executable, *command], env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        if port is None:
-            ready, _, _ = select.select([process.stdout], [], [], PATIENCE / 1000)
-            assert ready, "the server says nothing"
-            said = process.stdout.readline().decode()
-            port = int(re.match(r"http://127\.0\.0\.1:(\d+)/", said)[1])
-        yield f"http://127.0.0.1:{port}/", process
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +68,12 @@ def server(folder):
     command = ("-m", "demt", "demo", "--model", "demt_lite.photos", "--model", "multitask_baseline_nano.rooms")
     with serving(folder, *command) as served:
         yield served
+
+
+@pytest.fixture(autouse=True)
+def _limited():
+    with limited(LIMIT):
+        yield
 
 
 @pytest.fixture
@@ -280,7 +266,7 @@ def test_the_folder_of_a_space_runs(browser, folder, tmp_path):
     subprocess.run(
         [sys.executable, "-m", "demt", "demo", "--space", str(tmp_path / "space")],
         check=True,
-        cwd=ROOT,
+        cwd=demo_server.ROOT,
         timeout=PATIENCE / 1000,
     )
     with serving(tmp_path, "space/app.py", port=free_port()) as (address, _):
@@ -303,3 +289,15 @@ def free_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return taken.getsockname()[1]
+
+
+def test_a_browser_that_hangs_fails_a_test(browser):
+    """The last test: the browser does not outlive it."""
+    page = browser.new_page()
+    stopped = [process for process in psutil.Process().children(recursive=True) if "renderer" in str(process.cmdline())]
+    for process in stopped:
+        process.suspend()
+    start = time.monotonic()
+    with limited(5), pytest.raises(Exception, match="has been closed"):
+        page.evaluate("1 + 1")
+    assert time.monotonic() - start < 60

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import demt
 from demt.inference.cost import count_multiply_adds
-from demt.ops.dispatch import standard_operators
+from demt.ops.runtime import standard_operators
 
 
 def deform_mix_multiply_adds(inputs, outputs):

@@ -160,8 +160,7 @@ def test_compiles_without_a_graph_break(name, backend, dynamic):
 def test_onnx_of_a_block_alone_at_any_size(name, tmp_path):
     import onnxruntime
 
-    from demt.ops.standard import standard_operators
-    from demt.ops.torch_private import open_sizes
+    from demt.ops.runtime import open_sizes, standard_operators
 
     block = lively(name).eval()
     names = ("stacked",) if name.startswith("interaction") else ("x", "fused")

@@ -92,7 +92,7 @@ def test_one_pass_in_training_is_what_the_blocks_compute(family, monkeypatch):
     """Where somebody looks at a block, or computes it again in the backward pass, the blocks are called."""
     model = tiny("pointwise", "pixelwise", family).double().train()
     images, calls = torch.randn(2, 3, 60, 75, dtype=torch.float64), []
-    name = "demt.models.demt.interact_and_query"
+    name = "demt.ops.interact.interact_and_query"
     monkeypatch.setattr(name, lambda *given: calls.append(1) or interact_and_query(*given))
 
     def results():
@@ -103,11 +103,14 @@ def test_one_pass_in_training_is_what_the_blocks_compute(family, monkeypatch):
 
     expected = results()
     assert calls == [1]
-    handle = model.head.queries["depth"].register_forward_hook(lambda *_: None)
-    with_blocks = results()
-    handle.remove()
+    with_blocks, seen = [], []
+    for looked_at in (model.head.interaction, model.head.queries["depth"], model.head.queries["depth"].key):
+        handle = looked_at.register_forward_hook(lambda *_: seen.append(1))
+        with_blocks.append(results())
+        handle.remove()
+    assert seen == [1] * 3
     model.set_grad_checkpointing(True)
-    for found in (with_blocks, results()):
+    for found in (*with_blocks, results()):
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
     model.eval()(images)
     assert calls == [1]

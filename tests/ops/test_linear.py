@@ -5,9 +5,12 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 
 from demt.ops import linear
-from demt.ops.linear import _has_avx512, _Linear, _onednn, _onednn_takes
+from demt.ops.pointwise import _Linear, _onednn_takes
+from demt.ops.runtime import has_onednn_linear, onednn_linear
 
-needs_onednn = pytest.mark.skipif(not _has_avx512(), reason="needs a CPU with AVX-512 and torch built with oneDNN")
+needs_onednn = pytest.mark.skipif(
+    not has_onednn_linear(), reason="needs a CPU with AVX-512 and torch built with oneDNN"
+)
 
 SHAPES = [((5, 7), 3), ((2, 3, 4, 7), 9), ((1, 1), 1), ((300, 64), 256)]
 
@@ -80,7 +83,7 @@ def test_what_onednn_takes():
         pass
 
     assert not _onednn_takes(x, weight.detach().as_subclass(Quantised), None)
-    assert _onednn(x, weight.detach()).shape == (4, 2)
+    assert onednn_linear(x, weight.detach()).shape == (4, 2)
 
 
 def test_graphs_hold_torchs_own_operator():

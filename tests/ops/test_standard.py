@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from demt.ops import deform_mix, deform_mix_reference, deform_sample, deform_sample_reference
-from demt.ops.standard import standard_operators
+from demt.ops.runtime import standard_operators
 from tests.ops import test_deform_mix, test_deform_sample
 
 

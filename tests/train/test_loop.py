@@ -155,6 +155,19 @@ def test_a_part_learns(tmp_path, backbone):
     assert any(name.startswith("head.heads.") for name in moved)
 
 
+def test_only_some_parts_learn(tmp_path):
+    recipe = tiny(tmp_path / "run", "model.only=[head.heads.depth,head.queries.depth]", "steps=3", "optim.lr=1e-2")
+    start = {name: value.clone() for name, value in loop.Run(recipe).plain.state_dict().items()}
+    saved = run(recipe).model.state_dict()
+    moved = {name for name, value in saved.items() if not torch.equal(value, start[name])}
+    assert moved
+    # Statistics of batch normalisation, too: they are in the state dict.
+    assert all(name.startswith(("head.heads.depth.", "head.queries.depth.")) for name in moved)
+    assert any(name.endswith("running_mean") for name in moved)
+    with pytest.raises(ValueError, match=r"`model.only` to name parts .*got 'head.depth'"):
+        run(tiny(tmp_path / "other", "model.only=[head.depth]"))
+
+
 def test_half_precision_needs_a_gpu(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

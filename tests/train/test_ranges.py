@@ -28,6 +28,8 @@ def leaves(hint):
 FREE = {"model.name", "model.pretrained_backbone", "model.init", "out", "best"}
 FREE |= {"data.root", "data.index", "data.images", "data.subset", "data.revision", "data.train_split", "data.val_split"}
 FREE |= {"data.layout", "data.encodings", "data.columns", "data.sources", "model.args", "loss_weights"}
+# Names of parts of the model, looked at where the optimiser is made.
+FREE |= {"optim.lr_factors", "model.only"}
 
 
 def test_no_number_and_no_name_is_without_a_limit():

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from demt.inference.demo.folder import own_folder
 from demt.inference.demo.result import (
     Result,
     gallery,
@@ -177,21 +178,29 @@ def launch(
         port: By default the first free one from 7860.
         max_upload: Largest file that is taken, in bytes; pictures may have `demt.data.files.MAX_PIXELS` pixels.
         open_browser: Open the page.
-        block: Return when the server is stopped, not at once.
+        block: Return when the server is stopped, not at once, and then remove what was uploaded and predicted; without
+            it, use `own_folder` for that.
 
     Raises:
         ValueError, ImportError: see `build_demo`.
         OSError: if the port is taken.
     """
+    if block:
+        with own_folder():
+            page = launch(models, host=host, port=port, max_upload=max_upload, open_browser=open_browser, block=False)
+            page.block_thread()
+        return page
     page = build_demo(models)
     page.launch(
         server_name=host,
         server_port=port,
         max_file_size=max_upload,
         inbrowser=open_browser,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
         state_session_capacity=VISITORS,
         share=False,
+        # It would ask the page for an answer within three seconds, which a loaded machine or a proxy does not give.
+        _frontend=False,
         quiet=True,
         ssr_mode=False,
         footer_links=[],

@@ -8,7 +8,7 @@ from demt.data.rooms.antialias import smooth_outlines
 from demt.data.rooms.cast import Rays, cast
 from demt.data.rooms.develop import develop
 from demt.data.rooms.dice import Dice
-from demt.data.rooms.occlusion import openness
+from demt.data.rooms.shade import openness
 from demt.data.rooms.shadows import Occluders, light_points, smooth, visibility
 from demt.data.rooms.surface import surface
 from demt.data.rooms.textures import albedo

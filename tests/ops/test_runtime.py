@@ -7,16 +7,16 @@ import torch
 from torch.autograd import forward_ad
 from torch.fx.experimental import _config
 
-from demt.ops import torch_private
+from demt.ops import runtime
 
 
 def test_what_is_at_work_is_seen():
-    assert not torch_private.is_transformed()
+    assert runtime.is_eager_on_cpu()
     seen = []
-    torch.func.vmap(lambda x: seen.append(torch_private.is_transformed()) or x)(torch.ones(2))
+    torch.func.vmap(lambda x: seen.append(runtime.is_eager_on_cpu()) or x)(torch.ones(2))
     with forward_ad.dual_level():
-        seen.append(torch_private.is_transformed())
-    assert seen == [True, True]
+        seen.append(runtime.is_eager_on_cpu())
+    assert seen == [False, False]
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ def test_what_is_at_work_is_seen():
 )
 def test_without_a_name_a_transform_is_assumed(owner, name, monkeypatch):
     monkeypatch.delattr(owner, name)
-    assert torch_private.is_transformed()
+    assert not runtime.is_eager_on_cpu()
 
 
 def test_without_its_name_sizes_are_left_as_they_are(monkeypatch):
-    assert not isinstance(torch_private.open_sizes(), contextlib.nullcontext)
+    assert not isinstance(runtime.open_sizes(), contextlib.nullcontext)
     monkeypatch.setattr("torch.fx.experimental._config", object(), raising=False)
     monkeypatch.setitem(__import__("sys").modules, "torch.fx.experimental._config", _config)
-    assert isinstance(torch_private.open_sizes(), contextlib.nullcontext)
+    assert isinstance(runtime.open_sizes(), contextlib.nullcontext)

@@ -1,6 +1,5 @@
 """Plain `nn.Linear` layers through oneDNN: the same numbers, and nothing else notices."""
 
-import importlib
 import threading
 
 import pytest
@@ -9,20 +8,18 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from demt.backbones import create_backbone
-from demt.ops import torch_private
-from demt.ops.linear import FastLinear, fast_linear
-
-# `demt.ops.linear` as an attribute is the function.
-module = importlib.import_module("demt.ops.linear")
+from demt.backbones import adapter, create_backbone
+from demt.backbones.adapter import FastLinear, fast_linear
+from demt.ops import pointwise, runtime
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """As on a processor with AVX-512; the list fills with a mark for every product that goes through `linear`."""
-    calls, linear = [], module.linear
-    monkeypatch.setattr(module, "_has_avx512", lambda: hasattr(torch.ops.mkldnn, "_linear_pointwise"))
-    monkeypatch.setattr(module, "linear", lambda *given: calls.append(threading.get_ident()) or linear(*given))
+    calls, linear = [], adapter.linear
+    for module in (adapter, pointwise):
+        monkeypatch.setattr(module, "has_onednn_linear", lambda: hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+    monkeypatch.setattr(adapter, "linear", lambda *given: calls.append(threading.get_ident()) or linear(*given))
     return calls
 
 
@@ -133,7 +130,7 @@ def test_graphs_hold_torchs_own_operator(backbone, calls):
 
 
 def test_without_the_private_name_gradients_are_torchs(calls, monkeypatch):
-    assert not torch_private.saved_tensors_are_hooked()
+    assert not runtime.saved_tensors_are_hooked()
     monkeypatch.delattr(torch._C._autograd, "_top_saved_tensors_default_hooks")
     layer, x = nn.Linear(4, 2), torch.ones(3, 4)
     with FastLinear():

@@ -1,0 +1,77 @@
+"""What a decoder has for each task, and how it follows when the tasks change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from torch import nn
+
+from demt.config import ModelConfig
+from demt.layers import DetailRefinement, DetailStem, TaskHead
+from demt.tasks import Task, resolve_tasks
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class TaskModules(nn.Module):
+    """One head per task on maps of the neck's width, and with `refine_width` what refines its logits.
+
+    Args:
+        in_channels: Channels of the backbone's levels, from which the heads have their width by default.
+        config: The model's configuration.
+        neck: Whose device and type modules of new tasks get.
+    """
+
+    def __init__(self, in_channels: Sequence[int], config: ModelConfig, neck: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self._hidden = config.head_width or max(sum(in_channels) // 8, 1)
+        self.neck = neck
+        self.heads = nn.ModuleDict()
+        if config.refine_width:
+            self.details = DetailStem(config.in_chans, config.refine_width)
+            self.refinements = nn.ModuleDict()
+        self.tasks: dict[str, Task] = {}
+
+    def task_modules(self) -> dict[str, Callable[[], nn.Module]]:
+        """What a subclass has for each task, beside its head: names of `nn.ModuleDict`s, and how an entry is built."""
+        return {}
+
+    def reset_tasks(self, tasks: Mapping[str, Any]) -> None:
+        """Set the tasks. Modules of a task that stays are kept, but for its logits where its channels change."""
+        resolved = resolve_tasks(tasks)
+        # Built again in task order, so that state dicts list tasks in that order too.
+        for modules, build in self.task_modules().items():
+            old = getattr(self, modules)
+            kept = {name: old[name] if name in old else self._like_neck(build()) for name in resolved}
+            setattr(self, modules, nn.ModuleDict(kept))
+        self.heads = nn.ModuleDict({name: self._head(task) for name, task in resolved.items()})
+        if self.config.refine_width:
+            self.refinements = nn.ModuleDict({name: self._refinement(task) for name, task in resolved.items()})
+        self.tasks = resolved
+        # New modules come in training mode: give them the head's own.
+        self.train(self.training)
+
+    def _head(self, task: Task) -> nn.Module:
+        old = self.heads[task.name] if task.name in self.tasks else None
+        if old is not None and self.tasks[task.name].channels == task.channels:
+            return old
+        head = TaskHead(self.config.width, task.channels, hidden_channels=self._hidden)
+        if isinstance(old, TaskHead):
+            head.conv, head.norm = old.conv, old.norm
+        return self._like_neck(head)
+
+    def _refinement(self, task: Task) -> nn.Module:
+        assert self.config.refine_width is not None
+        old = self.refinements[task.name] if task.name in self.tasks else None
+        if old is not None and self.tasks[task.name].channels == task.channels:
+            return old
+        made = DetailRefinement(self.config.width, task.channels, self.config.refine_width)
+        if isinstance(old, DetailRefinement):
+            made.proj, made.conv, made.norm = old.proj, old.conv, old.norm
+        return self._like_neck(made)
+
+    def _like_neck(self, module: _Module) -> _Module:
+        parameter = next(self.neck.parameters())
+        return module.to(parameter.device, parameter.dtype)
