@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+import demt
 from examples.photographs.label import HED, crops, cut, exact_crops
+from examples.photographs.polish import boundary_loss, polish
 
 
 def picture(width, height):
@@ -80,3 +82,33 @@ def test_hed_reads_its_file_and_finds_what_its_weights_look_for(tmp_path):
     assert found.shape == (33, 47)
     expected = 1 / (1 + np.exp(-(0.01 * (200 - 104.00699) - 0.5)))
     assert torch.from_numpy(found).sub(expected).abs().max() < 1e-5
+
+
+def test_polishing_changes_boundaries_alone(tmp_path):
+    torch.manual_seed(0)
+    for folder in ("images", "edge"):
+        (tmp_path / folder).mkdir()
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 60, (48, 64, 3), dtype=np.uint8)
+        pixels[:, 20 + 5 * index :] += 150
+        edges = np.zeros((48, 64), np.uint8)
+        edges[:, 19 + 5 * index : 21 + 5 * index] = 1
+        edges[0] = 255
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+        Image.fromarray(edges).save(tmp_path / "edge" / f"{index}.png")
+    tasks = {"depth": 1, "edge": 1}
+    model = demt.create_model(
+        "multitask_baseline", backbone="test_resnet.r160_in1k", tasks=tasks, width=8, refine_width=4
+    )
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first, last = polish(model, tmp_path, steps=1, rate=1e-4), polish(model, tmp_path, steps=150)
+    assert last < 0.5 * first
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all(name.startswith(("head.details.", "head.refinements.edge.")) for name in moved)
+
+
+def test_unsure_pixels_do_not_count():
+    logits, edges = torch.tensor([[2.0, -1.0, 5.0]]), torch.tensor([[1, 0, 255]])
+    expected = (-0.95 * torch.tensor(2.0).sigmoid().log() - 0.05 * torch.tensor(1.0).sigmoid().log()) / 2
+    torch.testing.assert_close(boundary_loss(logits, edges), expected)

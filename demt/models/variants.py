@@ -65,6 +65,8 @@ PACKAGED = {
     name: Path(__file__).parent / f"packaged/{name}.safetensors"
     for name in ("demt_nano.rooms", "multitask_baseline_nano.rooms", "demt_lite.rooms", "demt_lite.photos")
 }
+#: What single ones of them have beside what their name says of the others of that name.
+REFINED: dict[str, dict[str, Any]] = {"demt_lite.photos": {"refine_width": 16}}
 #: Their scores on 300 rooms of 96 × 128 not used in training, by task, in the units of published results.
 SCORES: dict[str, dict[str, float]] = {
     "demt_nano.rooms": {
@@ -170,7 +172,7 @@ def make_table(hub: Mapping[str, tuple[str, str, str]]) -> dict[str, Variant]:
                 revision=revision,
                 sha256=sha256,
             )
-            table[name] = Variant(config.replace(tasks=DATASETS[dataset]), cfg)
+            table[name] = Variant(config.replace(tasks=DATASETS[dataset], **REFINED.get(name, {})), cfg)
     return table
 
 
