@@ -38,7 +38,7 @@ html_title = f"demt {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
-html_search_scorer = "_ext/scorer.js"
+html_search_scorer = str(DOCS / "_ext/scorer.js")
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 copybutton_exclude = ".linenos, .gp, .go"
 

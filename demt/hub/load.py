@@ -32,7 +32,7 @@ _BACKBONE = "backbone."
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: Bytes of tables that a network makes anew instead of loading them; BEiT's for images of 1024 pixels have 1.6 GB.
 MAX_TABLES = 2**31
-_TASK_ENTRY = re.compile(r"head\.(?:mixers|queries|heads)\.(\w+)\.")
+_TASK_ENTRY = re.compile(r"head\.(?:mixers|queries|heads|refinements)\.(\w+)\.")
 
 
 def load_weights(
@@ -64,7 +64,7 @@ def load_weights(
     new_tasks = [name for name in model.tasks if name not in channels]
     new_logits = [n for n, task in model.tasks.items() if n in channels and task.channels != channels[n]]
     gone_tasks = [name for name in channels if name not in model.tasks]
-    replaced = tuple(f"head.heads.{task}.logits." for task in new_logits)
+    replaced = tuple(f"head.{part}.{task}.logits." for task in new_logits for part in ("heads", "refinements"))
     state = {n: t for n, t in state.items() if _task_of(n) not in gone_tasks and not n.startswith(replaced)}
     adapted = {**_adapt_first_convolution(model, state, wanted), **_adapt_positions(model, state, wanted, trained)}
     state |= adapted

@@ -65,6 +65,17 @@ def test_other_tasks_keep_what_stays():
     assert model(torch.randn(2, 3, 32, 32))["semseg"].shape == (2, 7, 32, 32)
 
 
+def test_saved_weights_for_other_tasks(tmp_path):
+    model = tiny()
+    model.save_pretrained(tmp_path)
+    other = demt.create_model(f"local-dir:{tmp_path}", tasks={"edge": 1, "semseg": 7})
+    was, now = model.head.refinements["semseg"], other.head.refinements["semseg"]
+    assert torch.equal(now.conv.weight, was.conv.weight)
+    assert now.logits.weight.shape[0] == 7
+    assert torch.equal(other.head.details.layers[0].weight, model.head.details.layers[0].weight)
+    assert list(other.head.refinements) == ["edge", "semseg"]
+
+
 def test_checkpointing_and_fusing_give_the_same_numbers():
     model, images = tiny(), torch.randn(2, 3, 48, 40)
     gradients = []
