@@ -12,6 +12,7 @@ from torch import Tensor
 
 from demt.ops.checks import compute_dtype
 from demt.ops.grid_sample import FAR
+from demt.ops.runtime import standard_operators as standard_operators
 
 
 def deform_sample_standard(x: Tensor, offset: Tensor) -> Tensor:
