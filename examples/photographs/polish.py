@@ -12,14 +12,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 import demt
 from demt.data import MultiTaskFolder
 from demt.data.transforms import eval_transform
+from demt.losses import balanced_bce
 from demt.ops import resize
-
-IGNORE = 255
 
 
 def remembered(model: demt.models.MultiTaskModel, folder: Path) -> tuple[Tensor, ...]:
@@ -28,20 +26,14 @@ def remembered(model: demt.models.MultiTaskModel, folder: Path) -> tuple[Tensor,
     photographs = MultiTaskFolder(folder, "edge", encodings="edge=values", transform=transform)
     kept: list[tuple[Tensor, ...]] = []
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        for sample in (photographs[index] for index in range(len(photographs))):
+        for index in range(len(photographs)):
+            sample = photographs[index]
             image = sample["image"][None]
             maps = model.forward_features(image)["edge"]
             kept.append(
                 (image.bfloat16(), sample["edge"].view(1, 1, *image.shape[2:]), maps, model.head.heads["edge"](maps))
             )
     return tuple(torch.cat(each) for each in zip(*kept))
-
-
-def boundary_loss(logits: Tensor, edges: Tensor) -> Tensor:
-    """Binary cross-entropy in which pixels of boundaries count nineteen times as much; unsure ones do not count."""
-    sure, positive = edges != IGNORE, edges == 1
-    loss = functional.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
-    return (loss * torch.where(positive, 0.95, 0.05) * sure).sum() / sure.sum()
 
 
 def polish(
@@ -61,7 +53,7 @@ def polish(
             images, edges, maps, logits = (each.flip(-1) for each in (images, edges, maps, logits))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             refined = refine(logits, maps, stem(images))
-        loss = boundary_loss(resize(refined.float(), edges.shape[-2:]), edges)
+        loss = balanced_bce(resize(refined.float(), edges.shape[-2:]), edges)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
