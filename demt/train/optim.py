@@ -42,11 +42,16 @@ def make_optimizer(model: MultiTaskModel, criterion: nn.Module, part: OptimPart)
     return optimizer
 
 
+def is_in(name: str, part: str) -> bool:
+    """Whether a module or parameter is a part of a model, or in it: ``"head.heads.depth"`` is in ``"head.heads"``."""
+    return f"{name}.".startswith(f"{part}.")
+
+
 def check_parts(setting: str, parts: Iterable[str], model: nn.Module) -> None:
     """Raise `ValueError` for a part of a recipe's setting with which no parameter's name begins."""
-    names = [f"{name}." for name, _ in model.named_parameters()]
+    names = [name for name, _ in model.named_parameters()]
     for part in parts:
-        if not any(name.startswith(f"{part}.") for name in names):
+        if not any(is_in(name, part) for name in names):
             known = sorted({".".join(name.split(".")[:2]) for name in names if name.startswith("head.")})
             raise ValueError(
                 f"Expected `{setting}` to name parts of the model, such as 'backbone' or one of {known}, got {part!r}"
@@ -55,13 +60,13 @@ def check_parts(setting: str, parts: Iterable[str], model: nn.Module) -> None:
 
 def _scale(optimizer: torch.optim.Optimizer, model: nn.Module, factors: Mapping[str, float]) -> None:
     """Give parameters whose names begin with a key of `factors` groups of their own, as timm's schedules scale them."""
-    names = {id(parameter): f"{name}." for name, parameter in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     check_parts("optim.lr_factors", factors, model)
     groups, optimizer.param_groups = optimizer.param_groups, []
     for group in groups:
         scaled: dict[float, list[nn.Parameter]] = {}
         for parameter in group["params"]:
-            fit = [beginning for beginning in factors if names[id(parameter)].startswith(f"{beginning}.")]
+            fit = [part for part in factors if is_in(names[id(parameter)], part)]
             scaled.setdefault(factors[max(fit, key=len)] if fit else 1.0, []).append(parameter)
         for factor, parameters in scaled.items():
             scale = group.get("lr_scale", 1.0) * factor

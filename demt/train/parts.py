@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from demt.models import MultiTaskModel
-from demt.train.optim import check_parts
+from demt.train.optim import check_parts, is_in
 from demt.train.recipe import ModelPart
 
 _ADAPTER = "default"
@@ -26,16 +26,12 @@ def choose_parameters(model: MultiTaskModel, part: ModelPart) -> None:
     if part.only:
         check_parts("model.only", part.only, model)
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(_is_in(name, part.only))
+            parameter.requires_grad_(any(is_in(name, each) for each in part.only))
     if part.backbone == "train":
         return
     model.backbone.requires_grad_(False)
     if part.backbone == "lora":
         _add_lora(model, part)
-
-
-def _is_in(name: str, parts: Sequence[str]) -> bool:
-    return any(f"{name}.".startswith(f"{part}.") for part in parts)
 
 
 def _add_lora(model: MultiTaskModel, part: ModelPart) -> None:
@@ -69,7 +65,7 @@ def training_mode(model: MultiTaskModel, part: ModelPart) -> None:
     """Training mode, but for what is frozen: a frozen backbone, and batch normalisation that keeps its statistics."""
     model.train(not part.only)
     for name, module in model.named_modules():
-        if _is_in(name, part.only):
+        if any(is_in(name, each) for each in part.only):
             module.train()
     if part.backbone == "freeze":
         model.backbone.eval()
