@@ -14,6 +14,8 @@ from demt.tasks import Task, resolve_tasks
 from demt.tasks.checks import check_flag, check_integer, check_number, check_plain, check_text, shown
 
 Family = Literal["demt", "demtg", "degmix", "multitask_baseline", "refined_baseline"]
+#: Families that have nothing between the neck and the heads.
+BASELINES = ("multitask_baseline", "refined_baseline")
 NeckName = Literal["linear", "patch", "taps", "fpn", "ppm", "fapn", "dpt"]
 InitialOffsets = Literal["released", "zero"]
 InteractionAttention = Literal["pointwise", "global", "window", "deformable"]
@@ -149,7 +151,7 @@ class ModelConfig:
     @property
     def has_decoder(self) -> bool:
         """Whether there is something between the neck and the heads."""
-        return self.family not in ("multitask_baseline", "refined_baseline")
+        return self.family not in BASELINES
 
     def _check_ratios(self) -> None:
         side = self.backbone_kwargs.get("img_size", 1)

@@ -126,8 +126,8 @@ class TapNeck(Neck):
         hidden = max(channels // 2, 1) if hidden_channels is None else hidden_channels
         check_positive(hidden_channels=hidden, scale=scale)
         self.scale = scale
-        self.taps = nn.ModuleList(_conv_twice(width, hidden) for width in in_channels)
-        self.fuse = _conv_twice(hidden * len(in_channels), channels)
+        self.taps = nn.ModuleList(conv_twice(width, hidden) for width in in_channels)
+        self.fuse = conv_twice(hidden * len(in_channels), channels)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         self._check(levels)
@@ -137,8 +137,10 @@ class TapNeck(Neck):
         return out
 
 
-def _conv_twice(in_channels: int, channels: int) -> nn.Sequential:
+def conv_twice(in_channels: int, channels: int, stride: int = 1) -> nn.Sequential:
+    """Two Conv3×3 (no bias), BN, ReLU, the first of this stride."""
     layers: list[nn.Module] = []
-    for width in (in_channels, channels):
-        layers += [nn.Conv2d(width, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+    for width, step in ((in_channels, stride), (channels, 1)):
+        convolution = nn.Conv2d(width, channels, 3, stride=step, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU()]
     return nn.Sequential(*layers)

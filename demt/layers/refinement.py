@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from demt.layers.necks import conv_twice
 from demt.ops.checks import check_maps, check_positive
 from demt.ops.resize import resize
 
@@ -33,14 +34,7 @@ class DetailStem(nn.Module):
         super().__init__()
         check_positive(in_channels=in_channels, channels=channels)
         self.in_channels = in_channels
-        self.layers = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        )
+        self.layers = conv_twice(in_channels, channels, stride=2)
 
     def forward(self, images: Tensor) -> Tensor:
         check_maps("images", images, self.in_channels, (4,))

@@ -46,31 +46,33 @@ class TaskModules(nn.Module):
             old = getattr(self, modules)
             kept = {name: old[name] if name in old else self._like_neck(build()) for name in resolved}
             setattr(self, modules, nn.ModuleDict(kept))
-        self.heads = nn.ModuleDict({name: self._head(task) for name, task in resolved.items()})
-        if self.config.refine_width:
-            self.refinements = nn.ModuleDict({name: self._refinement(task) for name, task in resolved.items()})
+        width, refine_width = self.config.width, self.config.refine_width
+        self.heads = self._with_logits(
+            self.heads, resolved, lambda channels: TaskHead(width, channels, hidden_channels=self._hidden)
+        )
+        if refine_width:
+            self.refinements = self._with_logits(
+                self.refinements, resolved, lambda channels: DetailRefinement(width, channels, refine_width)
+            )
         self.tasks = resolved
         # New modules come in training mode: give them the head's own.
         self.train(self.training)
 
-    def _head(self, task: Task) -> nn.Module:
-        old = self.heads[task.name] if task.name in self.tasks else None
-        if old is not None and self.tasks[task.name].channels == task.channels:
-            return old
-        head = TaskHead(self.config.width, task.channels, hidden_channels=self._hidden)
-        if isinstance(old, TaskHead):
-            head.conv, head.norm = old.conv, old.norm
-        return self._like_neck(head)
-
-    def _refinement(self, task: Task) -> nn.Module:
-        assert self.config.refine_width is not None
-        old = self.refinements[task.name] if task.name in self.tasks else None
-        if old is not None and self.tasks[task.name].channels == task.channels:
-            return old
-        made = DetailRefinement(self.config.width, task.channels, self.config.refine_width)
-        if isinstance(old, DetailRefinement):
-            made.proj, made.conv, made.norm = old.proj, old.conv, old.norm
-        return self._like_neck(made)
+    def _with_logits(
+        self, old: nn.ModuleDict, tasks: Mapping[str, Task], build: Callable[[int], nn.Module]
+    ) -> nn.ModuleDict:
+        """An entry for each task, built for its channels; of one that stays only `logits` where these change."""
+        made = nn.ModuleDict()
+        for name, task in tasks.items():
+            if name in old and self.tasks[name].channels == task.channels:
+                made[name] = old[name]
+                continue
+            made[name] = self._like_neck(build(task.channels))
+            if name in old and isinstance(old[name], type(made[name])):
+                for part, module in old[name].named_children():
+                    if part != "logits":
+                        setattr(made[name], part, module)
+        return made
 
     def _like_neck(self, module: _Module) -> _Module:
         parameter = next(self.neck.parameters())

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from demt.config import ModelConfig, PretrainedCfg
+from demt.config import BASELINES, ModelConfig, PretrainedCfg
 from demt.protocols import CITYSCAPES_SIZES, PROTOCOLS
 from demt.tasks import DATASETS
 
@@ -188,7 +188,7 @@ def _archs() -> Iterator[tuple[str, ModelConfig, dict[str, tuple[int, int, int]]
             yield f"{family}_{backbone}", variant(family, backbone, "nyud"), sizes, {}
         for short, (backbone, changes, preprocessing) in SMALL.items():
             # A baseline has no decoder, so none of its offsets.
-            fields = {n: v for n, v in changes.items() if n != "initial_offsets" or "baseline" not in family}
+            fields = {n: v for n, v in changes.items() if n != "initial_offsets" or family not in BASELINES}
             config = ModelConfig(family=family, backbone=backbone, tasks="nyud", **{**options, **fields})  # type: ignore[arg-type]
             yield f"{family}_{short}", config, small_sizes, preprocessing
     for name, family, backbone, changes in SPECIAL:
