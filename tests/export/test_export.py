@@ -45,6 +45,16 @@ def outputs(path, images):
     return dict(zip(names, map(torch.from_numpy, session.run(None, {"images": images.numpy()}))))
 
 
+def assert_equal_at_other_sizes(path, model):
+    """A file of a model agrees with it, at sizes and batches that nothing was captured or compared with."""
+    for size in ((2, 3, 64, 96), (1, 3, 33, 75), (1, 3, 61, 200)):
+        images = torch.randn(size)
+        with torch.no_grad():
+            expected = model(images)
+        for name, found in outputs(path, images).items():
+            assert deviation(found, expected[name]) < 1e-3
+
+
 @needs_export
 @needs_onnx
 def test_command_writes_onnx(model, tmp_path):

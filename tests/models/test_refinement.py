@@ -6,7 +6,7 @@ import torch
 import demt
 from demt.export.write import export
 from tests.conftest import deviation, needs_export
-from tests.export.test_export import needs_onnx, outputs
+from tests.export.test_export import assert_equal_at_other_sizes, needs_onnx
 
 
 def tiny(family="demt", width=4, **kwargs):
@@ -109,9 +109,4 @@ def test_compile():
 def test_onnx(tmp_path):
     model = tiny().eval()
     export(model, tmp_path / "model.onnx")
-    for size in ((2, 3, 64, 96), (1, 3, 33, 75), (1, 3, 61, 200)):
-        images = torch.randn(size)
-        with torch.no_grad():
-            expected = model(images)
-        for name, found in outputs(tmp_path / "model.onnx", images).items():
-            assert deviation(found, expected[name]) < 1e-3
+    assert_equal_at_other_sizes(tmp_path / "model.onnx", model)
