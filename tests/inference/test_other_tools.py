@@ -12,11 +12,18 @@ from demt.inference.cost import count_multiply_adds
 from demt.ops.runtime import standard_operators
 
 
-def deform_mix_multiply_adds(inputs, outputs):
-    """As docs/benchmarks.md has it: the offsets, four a sample, and the product of the channels."""
-    x, _, offset_weight, _, weight, _ = (each.type().sizes() for each in inputs)
+def deform_mix_multiply_adds(x, hidden, offset_weight, offset_bias, weight, bias):
+    """Of the operator's sizes, as docs/benchmarks.md has it: the offsets, four a sample, the product of the channels."""
     batch, channels, height, width = x
     return batch * height * width * (offset_weight[0] * 81 + 4 * channels + weight[0] * channels)
+
+
+def for_fvcore(inputs, outputs):
+    return deform_mix_multiply_adds(*(each.type().sizes() for each in inputs))
+
+
+def for_ptflops(inputs, outputs):
+    return deform_mix_multiply_adds(*(each.shape for each in inputs))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -83,9 +90,23 @@ def test_fvcore_counts_the_operator_that_it_is_told_of():
     images, counts = torch.randn(1, 3, 64, 96), []
     for context in (contextlib.nullcontext(), standard_operators()):
         with context:
-            analysis = fvcore.FlopCountAnalysis(model, images).set_op_handle(
-                "demt::deform_mix", deform_mix_multiply_adds
-            )
+            analysis = fvcore.FlopCountAnalysis(model, images).set_op_handle("demt::deform_mix", for_fvcore)
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             counts.append(analysis.total())
     assert counts[0] == counts[1]
+
+
+def test_ptflops_counts_the_operator_that_it_is_told_of():
+    ptflops = pytest.importorskip("ptflops")
+    model = demt.create_model("demt", backbone="resnet10t", depth=1, width=32, heads=2, tasks={"depth": 1}).eval()
+    options = {"as_strings": False, "print_per_layer_stat": False, "backend": "aten"}
+
+    def count(**hooks):
+        return ptflops.get_model_complexity_info(model, (3, 64, 96), **options, **hooks)[0]
+
+    told = count(custom_modules_hooks={torch.ops.demt.deform_mix: for_ptflops})
+    with standard_operators():
+        plain = count()
+    # It counts what is added to a product, and no sampling.
+    assert told == pytest.approx(plain, rel=1e-3)
+    assert count() < 0.99 * told
