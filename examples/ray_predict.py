@@ -52,7 +52,7 @@ class Predictor:
         return out
 
 
-def main(source: str, target: str, *, model: str = "demt_nano.rooms", workers: int = 1, gpus: int = 0) -> None:
+def main(source: str, target: str, *, model: str = "demt_lite.photos", workers: int = 1, gpus: int = 0) -> None:
     """Read Parquet at `source`, predict with `workers` copies of the model, write Parquet to `target`."""
     pictures = ray.data.read_parquet(source, columns=["path", "bytes"])
     predictions = pictures.map_batches(
@@ -69,7 +69,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="INPUT")
     parser.add_argument("target", metavar="OUTPUT")
-    parser.add_argument("--model", default="demt_nano.rooms")
+    parser.add_argument("--model", default="demt_lite.photos")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=0, help="of each worker")
     arguments = vars(parser.parse_args())
