@@ -1,4 +1,6 @@
-"""The script that makes training data of photographs."""
+"""The scripts that make training data of photographs."""
+
+import random
 
 import numpy as np
 import pytest
@@ -6,9 +8,12 @@ import torch
 from PIL import Image
 
 import demt
+from demt.data import SyntheticRooms
 from demt.losses import balanced_bce
 from examples.photographs.label import HED, crops, cut, exact_crops
+from examples.photographs.paste import cutout, scene
 from examples.photographs.polish import polish
+from examples.photographs.stand import furnished, put
 
 
 def picture(width, height):
@@ -113,3 +118,90 @@ def test_unsure_pixels_do_not_count():
     logits, edges = torch.tensor([[[[2.0, -1.0, 5.0]]]]), torch.tensor([[[[1, 0, 255]]]])
     expected = (-0.95 * torch.tensor(2.0).sigmoid().log() - 0.05 * torch.tensor(1.0).sigmoid().log()) / 2
     torch.testing.assert_close(balanced_bce(logits, edges), expected)
+
+
+def disc(folder, width, height):
+    """A red ellipse with transparent corners, in a file with an empty margin."""
+    pixels = np.zeros((height + 20, width + 20, 4), np.uint8)
+    rows, columns = np.mgrid[: height + 20, : width + 20]
+    inside = ((rows - height / 2 - 10) / (height / 2)) ** 2 + ((columns - width / 2 - 10) / (width / 2)) ** 2 <= 1
+    pixels[inside] = 255, 0, 0, 255
+    file = folder / f"disc{width}x{height}.png"
+    Image.fromarray(pixels).save(file)
+    return file
+
+
+def test_cutouts_lose_their_margin_and_are_hardly_enlarged(tmp_path):
+    with Image.open(disc(tmp_path, 100, 60)) as opened:
+        small, large = (cutout(opened.convert("RGBA"), share, random.Random(1)) for share in (0.1, 1))
+    assert max(small.width / 384, small.height / 288) == pytest.approx(0.1, abs=0.01)
+    # 1.25 times a disc of 100 pixels, and what turning it a little adds.
+    assert 120 <= large.width <= 150
+
+
+def test_scenes_are_settled_by_their_number_and_show_the_objects(tmp_path):
+    picture(1000, 700).save(tmp_path / "picture.png")
+    cutouts = [disc(tmp_path, 300, 200)]
+    first, again, other = (scene(cutouts, [tmp_path / "picture.png"], random.Random(seed)) for seed in (0, 0, 1))
+    assert first.size == (384, 288)
+    assert first.tobytes() == again.tobytes() != other.tobytes()
+    # Nothing else has no green at all over so large an area.
+    red = (np.array(first)[..., 0] > 150) & (np.array(first)[..., 1:] < 20).all(-1)
+    assert red.mean() > 0.02
+
+
+def flat_room():
+    """A floor whose depth falls from 8 m to 2 m, before a wall at 8 m."""
+    height, width = 60, 80
+    depth = np.full((height, width), 8, np.float32)
+    depth[30:] = np.linspace(8, 2, 30, dtype=np.float32)[:, None]
+    semseg = np.zeros((height, width), np.uint8)
+    semseg[30:] = 1
+    maps = {name: np.zeros((height, width), np.uint8) for name in ("human_parts", "sal", "edge")}
+    normals = np.ones((3, height, width), np.float32)
+    return maps | {
+        "image": np.full((3, height, width), 100, np.uint8),
+        "depth": depth,
+        "semseg": semseg,
+        "normals": normals,
+    }
+
+
+def test_a_thing_has_the_depth_of_the_floor_where_it_stands():
+    maps, before = flat_room(), flat_room()
+    thing = Image.new("RGBA", (10, 25), (0, 0, 255, 255))
+    put(maps, thing, 45, 40)
+    changed = np.zeros((60, 80), bool)
+    changed[21:46, 35:45] = True
+    assert (maps["depth"][changed] == before["depth"][45, 40]).all()
+    assert (maps["image"][:, changed] == np.array([[0], [0], [255]])).all()
+    assert (maps["semseg"][changed] == 255).all()
+    assert (maps["normals"][:, changed] == 0).all()
+    # 250 of 4800 pixels: large enough to be salient; its outline is one pixel wide.
+    assert (maps["sal"][changed] == 1).all()
+    assert maps["edge"].sum() == 2 * 10 + 2 * 23
+    for name, value in before.items():
+        assert (maps[name][..., ~changed] == value[..., ~changed]).all()
+
+
+def test_what_is_nearer_hides_it():
+    maps = flat_room()
+    maps["depth"][20:40, 30:42] = 1.5
+    put(maps, Image.new("RGBA", (10, 25), (0, 0, 255, 255)), 45, 40)
+    assert (maps["depth"][21:40, 35:42] == 1.5).all()
+    assert (maps["image"][:, 21:40, 35:42] == 100).all()
+    assert (maps["image"][2, 21:46, 42:45] == 255).all()
+
+
+def test_furnished_rooms_are_rooms_with_nearer_things(tmp_path):
+    rooms, cutouts = SyntheticRooms((72, 96), 6, seed=11), [disc(tmp_path, 60, 80)]
+    changed = 0
+    for index in range(len(rooms)):
+        maps, room = furnished(rooms, index, cutouts), rooms.render(index)
+        again = furnished(rooms, index, cutouts)
+        assert all((maps[name] == again[name]).all() for name in maps)
+        assert (maps["depth"] <= room["depth"] + 0.02).all()
+        unknown = maps["semseg"] == 255
+        assert (maps["image"][:, ~unknown] == room["image"][:, ~unknown]).mean() > 0.9
+        changed += unknown.any()
+    assert 3 <= changed <= 5

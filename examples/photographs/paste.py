@@ -1,9 +1,9 @@
 """More photographs from few: cut-out objects in front of crops of photographs.
 
-``python examples/photographs/paste.py CUTOUTS PICTURES OUT --count 900`` writes pictures of 384 x 288 pixels. Each shows
-one to five cut-outs (PNG files with an alpha channel) in front of a crop of one of the pictures. `label.py` then has its
-teachers label them like any other picture, so a model learns from what the teachers see in them, not from the masks of the
-cut-outs. The same call gives the same pictures.
+``python -m examples.photographs.paste CUTOUTS PICTURES OUT --count 900`` writes pictures of 384 x 288 pixels. Each
+shows one to five cut-outs (PNG files with an alpha channel) in front of a crop of one of the pictures. `label.py` then
+has its teachers label them like any other picture, so a model learns from what the teachers see in them, not from the
+masks of the cut-outs. The same call gives the same pictures.
 """
 
 from __future__ import annotations
