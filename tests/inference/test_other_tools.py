@@ -13,7 +13,7 @@ from demt.ops.runtime import standard_operators
 
 
 def deform_mix_multiply_adds(x, hidden, offset_weight, offset_bias, weight, bias):
-    """Of the operator's sizes, as docs/benchmarks.md has it: the offsets, four a sample, the product of the channels."""
+    """Of sizes, as docs/benchmarks.md has it: the offsets, four a sample, and the product of the channels."""
     batch, channels, height, width = x
     return batch * height * width * (offset_weight[0] * 81 + 4 * channels + weight[0] * channels)
 
