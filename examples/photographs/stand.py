@@ -20,11 +20,10 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from demt.data import SyntheticRooms
+from demt.data.tv_tensors import IGNORE
 from examples.photographs.paste import cutout
 
 SIZE, SEED = (288, 384), 11
-TASKS = ("semseg", "human_parts", "sal", "normals", "depth", "edge")
-FLOOR, RUG, UNKNOWN = 1, 6, 255
 #: Of the picture: objects that are smaller are not said to be salient.
 SALIENT = 0.02
 
@@ -45,9 +44,9 @@ def put(maps: Maps, thing: Image.Image, row: int, column: int) -> None:
     alpha *= maps["depth"] >= depth - 0.02
     maps["image"] = (maps["image"] * (1 - alpha) + colours.transpose(2, 0, 1) * alpha + 0.5).astype(np.uint8)
     mask = alpha > 0.5
-    maps["depth"][mask], maps["semseg"][mask], maps["human_parts"][mask] = depth, UNKNOWN, 0
+    maps["depth"][mask], maps["semseg"][mask], maps["human_parts"][mask] = depth, IGNORE, 0
     maps["normals"][:, mask] = 0
-    maps["sal"][mask] = 1 if mask.mean() > SALIENT else UNKNOWN
+    maps["sal"][mask] = 1 if mask.mean() > SALIENT else IGNORE
     maps["edge"][mask] = 0
     maps["edge"][mask & ~binary_erosion(mask, border_value=1)] = 1
 
@@ -57,7 +56,8 @@ def furnished(rooms: SyntheticRooms, index: int, cutouts: Sequence[Path]) -> Map
     draw = random.Random(index)
     maps = rooms.render(index)
     focal = float(rooms.intrinsics(index)[1, 1])
-    floor = np.argwhere(np.isin(maps["semseg"], (FLOOR, RUG)))
+    classes = rooms.tasks["semseg"].classes
+    floor = np.argwhere(np.isin(maps["semseg"], [classes.index(name) for name in ("floor", "rug")]))
     if len(floor) == 0:
         return maps
     places = [floor[draw.randrange(len(floor))] for _ in range(draw.choice((0, 1, 1, 2, 3)))]
@@ -76,7 +76,7 @@ def main() -> None:
     args = parser.parse_args()
     cutouts = sorted(args.cutouts.iterdir())
     rooms = SyntheticRooms(SIZE, args.count, SEED)
-    for task in ("images", *TASKS):
+    for task in ("images", *rooms.tasks):
         (args.out / task).mkdir(parents=True, exist_ok=True)
     for index in range(args.count):
         maps = furnished(rooms, index, cutouts)
