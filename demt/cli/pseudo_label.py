@@ -30,6 +30,9 @@ def pseudo_label(
     confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Probability below which pixels of class maps are unlabelled.")
     ] = 0.5,
+    soft: Annotated[
+        bool, typer.Option("--soft", help="Keep the probabilities of boundaries as labels, without the two limits.")
+    ] = False,
     device: Annotated[
         str, typer.Option(help="Where a model runs: cpu, cuda, mps …; auto is a GPU if there is one.")
     ] = "auto",
@@ -53,6 +56,7 @@ def pseudo_label(
             negative=negative,
             positive=positive,
             confidence=confidence,
+            soft=soft,
             show=lambda names: track(names, "Labelling", console=errors, disable=not errors.is_terminal),
         )
         left_out = len(found.failed)

@@ -100,7 +100,7 @@ def compare(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        loaded = load_forms(model, Path(folder), threads=threads, calibrate=calibrate, bound=bound)
+        loaded = load_forms(model, Path(folder), size=size, threads=threads, calibrate=calibrate, bound=bound)
         return measure(model, loaded, images, rounds)
     finally:
         torch.set_num_threads(before)
@@ -114,12 +114,13 @@ def load_forms(
     model: MultiTaskModel,
     folder: Path,
     *,
+    size: tuple[int, int],
     threads: int = 1,
     calibrate: str | PathLike[str] | None = None,
     bound: float | Mapping[str, float] = 0.02,
     without: Collection[str] = (),
 ) -> dict[str, Loaded | str]:
-    """All forms of a model, by name; in place of one that cannot be had here, the reason.
+    """All forms of a model, for images of a size, by name; in place of one that cannot be had here, the reason.
 
     Files are written to the folder; those that are there already are taken as they are. What is in `without` is left
     out, and the reason says so.
@@ -147,6 +148,7 @@ def load_forms(
             export_int8(model, eight, calibrate, bound=bound)
         return eight
 
+    shape = [1, model.config.in_chans, *size]
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     ways: dict[str, Callable[[], Loaded]] = {
         TORCH: lambda: Loaded(model, weights),
@@ -155,9 +157,10 @@ def load_forms(
         "ONNX": lambda: _onnxruntime(onnx(), threads),
         "ONNX, float16 weights": lambda: _onnxruntime(onnx_float16(), threads),
         "ONNX, int8": lambda: _onnxruntime(onnx_int8(), threads),
-        "OpenVINO": lambda: _openvino(onnx, threads),
-        "OpenVINO, bf16": lambda: _openvino(onnx, threads, "bf16"),
-        "OpenVINO, int8": lambda: _openvino(onnx_int8, threads),
+        "OpenVINO": lambda: _openvino(onnx, shape, threads),
+        "OpenVINO, bf16": lambda: _openvino(onnx, shape, threads, "bf16"),
+        "OpenVINO, int8": lambda: _openvino(onnx_int8, shape, threads),
+        "OpenVINO, int8 and bf16": lambda: _openvino(onnx_int8, shape, threads, "bf16"),
     }
     found: dict[str, Loaded | str] = {}
     for name, load in ways.items():
@@ -192,17 +195,21 @@ def _onnxruntime(path: Path, threads: int) -> Loaded:
     return Loaded(onnx_runner(path, threads), path.stat().st_size)
 
 
-def _openvino(write: Callable[[], Path], threads: int, precision: str = "fp32") -> Loaded:
+def _openvino(write: Callable[[], Path], shape: Sequence[int], threads: int, precision: str = "fp32") -> Loaded:
     check_precision(torch.device("cpu"), precision)
     if importlib.util.find_spec("openvino") is None:
         raise ImportError("needs openvino: pip install openvino")
     import openvino
 
     path = write()
+    core = openvino.Core()
+    network = core.read_model(str(path))
+    # With its sizes open, a file in 8 bits took minutes to compile.
+    network.reshape(list(shape))
     # Left alone, OpenVINO computes in bf16 where the processor can.
     hint = {"fp32": "f32", "bf16": "bf16"}[precision]
     options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
-    compiled = openvino.Core().compile_model(str(path), "CPU", options)
+    compiled = core.compile_model(network, "CPU", options)
     names = [output.get_any_name() for output in compiled.outputs]
 
     def run(images: Tensor) -> dict[str, Tensor]:

@@ -59,6 +59,7 @@ def pseudo_label(
     negative: float = 0.35,
     positive: float = 0.6,
     confidence: float = 0.5,
+    soft: bool = False,
     show: Callable[[list[str]], Iterable[str]] | None = None,
 ) -> PseudoLabels:
     """Label a folder of pictures, and write pictures and labels as a data set.
@@ -74,6 +75,9 @@ def pseudo_label(
         size: Longer side of the copies: larger pictures are shrunk, and the teacher sees them so.
         negative, positive: Of `sal`, `edge` and their like: pixels of a probability below the one are background, above
             the other foreground, and unlabelled in between.
+        soft: Keep the probabilities of `edge` and other boundaries as labels, in place of `negative` and `positive`:
+            knowledge distillation (Hinton et al., 2015), which tells a strong boundary from a weak one. `sal`, a map of
+            two classes, has no soft labels.
         confidence: Of class maps: pixels whose class has a lower probability are unlabelled. (Depth, normals and other
             values are as the teacher gives them; where they are not finite, or depth not above 0, there is no label.)
         show: Takes the names of the pictures and yields them, for a progress bar.
@@ -87,7 +91,7 @@ def pseudo_label(
         FileExistsError: for a folder that holds anything else.
         OSError: if a file cannot be written.
     """
-    thresholds = Thresholds(negative=negative, positive=positive, confidence=confidence)
+    thresholds = Thresholds(negative=negative, positive=positive, confidence=confidence, soft=soft)
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ValueError(f"Expected `size` to be a whole number >= 1, got {size!r}")
     source, root = Path(images), Path(out)

@@ -21,6 +21,7 @@ class Thresholds:
     negative: float
     positive: float
     confidence: float
+    soft: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.negative <= self.positive <= 1:
@@ -40,18 +41,20 @@ def how_stored(task: Task, thresholds: Thresholds) -> dict[str, Any]:
         # Of two classes, 255 might be the foreground.
         entry: dict[str, Any] = {"task": declared, "ending": ".png", "encoding": "classes" * (task.channels == 2)}
     elif task.activation == "sigmoid" and task.channels == 1:
-        entry = {"task": declared, "ending": ".png", "encoding": "values"}
+        entry = {"task": declared, "ending": ".png", "encoding": "grey" if thresholds.soft else "values"}
     else:
         entry = {"task": declared, "ending": ".npy", "encoding": ""}
     if task.activation == "argmax":
         return {**entry, "confidence": thresholds.confidence}
+    if task.activation == "sigmoid" and thresholds.soft:
+        return {**entry, "soft": True}
     if task.activation in ("foreground", "sigmoid"):
         return {**entry, "negative": thresholds.negative, "positive": thresholds.positive}
     return entry
 
 
 def label(task: Task, opinion: Opinion, size: tuple[int, ...], thresholds: Thresholds) -> NDArray[Any]:
-    """What is stored of a teacher's map of a task: uint8 maps with 255 where it is unsure, or arrays of values.
+    """What is stored of a teacher's map of a task: uint8 maps with 255 where it is unsure, grey ones if soft, arrays.
 
     Raises:
         TeacherError: for another shape than the picture's, or values that the task cannot have.
@@ -84,6 +87,9 @@ def label(task: Task, opinion: Opinion, size: tuple[int, ...], thresholds: Thres
             raise TeacherError(
                 f"expected probabilities in [0, 1] of {task.name!r}, got {values.min():.4g} to {values.max():.4g}"
             )
+        if task.activation == "sigmoid" and thresholds.soft:
+            soft = values.clip(0, 1)
+            return np.rint(soft * 255).astype(np.uint8) if channels == 1 else soft.astype(np.float32).transpose(1, 2, 0)
         marks = np.full(values.shape, IGNORE, np.uint8)
         marks[values < thresholds.negative], marks[values > thresholds.positive] = 0, 1
         return marks if channels == 1 else marks.transpose(1, 2, 0)

@@ -59,8 +59,8 @@ def tasks_together(decode: Callable[..., list[Tensor]]) -> Callable[..., list[Te
     def together(decoder: Any, *maps: Tensor) -> list[Tensor]:
         queries = list(decoder.queries.values())
         if standard_operators_are_asked() and all(block.attention == "pixelwise" for block in queries):
-            stacked = stack_tasks(maps)
-            return [decoder.gating(z) for z in _ask(queries, stacked.unbind(1), decoder.interaction(stacked))]
+            fused = decoder.interaction(stack_tasks(maps))
+            return [decoder.gating(z) for z in _ask(queries, maps, fused)]
         blocks = [decoder.interaction, *queries]
         if torch.compiler.is_compiling() or not all(_looks_at_pixels(block) for block in blocks):
             return decode(decoder, *maps)

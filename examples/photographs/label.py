@@ -142,8 +142,10 @@ def cut(pictures: Path, out: Path, count: int, exact: bool = False) -> None:
             crop.save(out / f"{path.stem}-{index}.png")
 
 
-def label(pictures: Path, hed: Path, u2net: Path, out: Path, count: int = 6, exact: bool = False) -> PseudoLabels:
-    """Cut the pictures (into `exact_crops` or `crops`) and have both teachers label them."""
+def label(
+    pictures: Path, hed: Path, u2net: Path, out: Path, count: int = 6, exact: bool = False, soft: bool = False
+) -> PseudoLabels:
+    """Cut the pictures (into `exact_crops` or `crops`) and have both teachers label them, boundaries softly or not."""
     description = u2net.with_suffix(".json")
     if not description.exists():
         description.write_text(json.dumps(U2NET, indent=2) + "\n", encoding="utf-8")
@@ -155,7 +157,7 @@ def label(pictures: Path, hed: Path, u2net: Path, out: Path, count: int = 6, exa
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low, high = (100, 140) if exact else (90, 150)
         return pseudo_label(
-            boundaries, out / "crops", out / "set", tasks="edge", negative=low / 255, positive=high / 255
+            boundaries, out / "crops", out / "set", tasks="edge", negative=low / 255, positive=high / 255, soft=soft
         )
 
 
@@ -165,8 +167,9 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--crops", type=int, default=6, help="of each picture")
     parser.add_argument("--exact", action="store_true", help="crops of 384 x 288, learnt as they are")
+    parser.add_argument("--soft", action="store_true", help="keep the probabilities of boundaries as labels")
     args = parser.parse_args()
-    made = label(args.pictures, args.hed, args.u2net, args.out, args.crops, args.exact)
+    made = label(args.pictures, args.hed, args.u2net, args.out, args.crops, args.exact, args.soft)
     print(f"{made.folder}: data.tasks={made.tasks} data.encodings={made.encodings}")
 
 

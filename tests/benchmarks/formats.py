@@ -80,7 +80,14 @@ def rows_of(
     files = folder / name
     files.mkdir(exist_ok=True)
     size = model.pretrained_cfg.input_size[1:] if trained else SIZE
-    loaded = load_forms(model, files, calibrate=pictures if trained else None, without=without)
+    loaded = load_forms(
+        model,
+        files,
+        size=(size[0], size[1]),
+        calibrate=pictures if trained else None,
+        bound=0.5,  # all layers in 8 bits: what that costs is for the table to show
+        without=without,
+    )
     seen = list(photographs().values()) if trained else [SyntheticRooms((size[0], size[1]), 1, SEED)[0]["image"]]
     images = [
         F.interpolate(demt.preprocess(model, each, max_size=max(size)), size, mode="bilinear", antialias=True)

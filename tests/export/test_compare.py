@@ -19,7 +19,7 @@ needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")), reason="needs onnx"
 )
 NAMES = ["torch", "torch, bf16", "torch.compile", "ONNX", "ONNX, float16 weights", "ONNX, int8"]
-NAMES += ["OpenVINO", "OpenVINO, bf16", "OpenVINO, int8"]
+NAMES += ["OpenVINO", "OpenVINO, bf16", "OpenVINO, int8", "OpenVINO, int8 and bf16"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_every_form_that_is_missing_says_why(model, tmp_path, monkeypatch):
     without(monkeypatch, "onnx", "onnxscript", "openvino")
     monkeypatch.setattr(comparing, "has_cpp_compiler", lambda: False)
     monkeypatch.setattr("demt.inference.forward.cpu_has_bf16", lambda: False)
-    found = load_forms(model, tmp_path)
+    found = load_forms(model, tmp_path, size=(64, 96))
     assert list(found) == NAMES
     assert isinstance(found.pop("torch"), Loaded)
     for name, words in {
@@ -82,6 +82,7 @@ def test_every_form_that_is_missing_says_why(model, tmp_path, monkeypatch):
         "OpenVINO": "pip install openvino",
         "OpenVINO, bf16": "no instructions for bf16",
         "OpenVINO, int8": "pip install openvino",
+        "OpenVINO, int8 and bf16": "no instructions for bf16",
     }.items():
         assert words in found.pop(name)
     assert not found

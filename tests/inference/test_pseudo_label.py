@@ -18,6 +18,7 @@ from demt.data.doctor.check import check_folder
 from demt.data.doctor.recognise import propose
 from demt.inference.pseudo_label import RECORD, pseudo_label
 from demt.inference.teachers import TeacherError
+from demt.losses import balanced_bce
 from tests.train.worker import die, finish, in_process
 
 TASKS = "edge,sal,semseg=4,depth,normals,crack=1:boundary,height=2:values"
@@ -91,6 +92,40 @@ def test_what_is_stored_is_what_the_teacher_is_sure_of(pictures, tmp_path):
         held = np.isfinite(said["height"][1])
         assert np.allclose(sample["height"][:, held], said["height"][:, held])
         assert bool((sample["height"][:, ~held] == 255).all())
+
+
+def test_soft_labels_are_the_teachers_probabilities(pictures, tmp_path):
+    """Of boundaries to a 510th, and the loss of two images takes them; class maps keep their limits."""
+
+    def some(pixels):
+        return {task: values for task, values in teacher(pixels).items() if task in ("edge", "sal")}
+
+    made = pseudo_label(some, pictures, tmp_path / "out", tasks="edge,sal", soft=True, negative=0.3, positive=0.7)
+    assert (made.tasks, made.encodings) == ("edge,sal", "edge=grey,sal=classes")
+    dataset = MultiTaskFolder(made.folder, made.tasks, encodings=made.encodings)
+    for index, name in enumerate(("0.png", "2.jpg", "sub/1.png")):
+        said = teacher(np.asarray(Image.open(pictures / name)))
+        edge = dataset[index]["edge"][0].numpy()
+        assert np.abs(edge - said["edge"]).max() < 0.5001 / 255
+        assert len(np.unique(edge)) > 10
+        assert set(np.unique(dataset[index]["sal"])) == {0, 1, 255}
+    target = torch.as_tensor(edge)[None].double()
+    logits = torch.randn(1, 1, *edge.shape, dtype=torch.float64)
+    p = logits[0, 0].sigmoid()
+    expected = -(0.95 * target[0] * p.log() + 0.05 * (1 - target[0]) * (1 - p).log()).mean()
+    assert float(balanced_bce(logits, target)) == pytest.approx(float(expected), rel=1e-12)
+    with pytest.raises(ValueError, match=r"with another .*soft"):
+        pseudo_label(some, pictures, tmp_path / "out", tasks="edge,sal")
+
+
+def test_soft_labels_of_several_boundaries(pictures, tmp_path):
+    def cracks(pixels):
+        ramp = np.linspace(0, 1, pixels.shape[1]) * np.ones((pixels.shape[0], 1))
+        return {"crack": np.stack([ramp, 1 - ramp])}
+
+    made = pseudo_label(cracks, pictures, tmp_path / "out", tasks="crack=2:boundary", soft=True)
+    sample = MultiTaskFolder(made.folder, made.tasks, encodings=made.encodings or None)[0]["crack"]
+    assert np.abs(sample.numpy() - cracks(np.zeros((12, 22, 3)))["crack"]).max() < 1e-6
 
 
 def test_a_demt_model_labels_with_what_predict_gives(pictures, tmp_path):
