@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import statistics
 import time
@@ -100,7 +101,7 @@ def compare(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        loaded = load_forms(model, Path(folder), size=size, threads=threads, calibrate=calibrate, bound=bound)
+        loaded = load_forms(model, Path(folder), threads=threads, calibrate=calibrate, bound=bound)
         return measure(model, loaded, images, rounds)
     finally:
         torch.set_num_threads(before)
@@ -114,13 +115,12 @@ def load_forms(
     model: MultiTaskModel,
     folder: Path,
     *,
-    size: tuple[int, int],
     threads: int = 1,
     calibrate: str | PathLike[str] | None = None,
     bound: float | Mapping[str, float] = 0.02,
     without: Collection[str] = (),
 ) -> dict[str, Loaded | str]:
-    """All forms of a model, for images of a size, by name; in place of one that cannot be had here, the reason.
+    """All forms of a model, by name; in place of one that cannot be had here, the reason.
 
     Files are written to the folder; those that are there already are taken as they are. What is in `without` is left
     out, and the reason says so.
@@ -148,19 +148,19 @@ def load_forms(
             export_int8(model, eight, calibrate, bound=bound)
         return eight
 
-    shape = [1, model.config.in_chans, *size]
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     ways: dict[str, Callable[[], Loaded]] = {
         TORCH: lambda: Loaded(model, weights),
         "torch, bf16": lambda: Loaded(_in_bf16(model), weights),
         "torch.compile": lambda: Loaded(_compiled(model), weights),
+        "torch.compile, bf16": lambda: Loaded(_in_bf16(_compiled(model)), weights),
         "ONNX": lambda: _onnxruntime(onnx(), threads),
         "ONNX, float16 weights": lambda: _onnxruntime(onnx_float16(), threads),
         "ONNX, int8": lambda: _onnxruntime(onnx_int8(), threads),
-        "OpenVINO": lambda: _openvino(onnx, shape, threads),
-        "OpenVINO, bf16": lambda: _openvino(onnx, shape, threads, "bf16"),
-        "OpenVINO, int8": lambda: _openvino(onnx_int8, shape, threads),
-        "OpenVINO, int8 and bf16": lambda: _openvino(onnx_int8, shape, threads, "bf16"),
+        "OpenVINO": lambda: _openvino(onnx, threads),
+        "OpenVINO, bf16": lambda: _openvino(onnx, threads, "bf16"),
+        "OpenVINO, int8": lambda: _openvino(onnx_int8, threads),
+        "OpenVINO, int8 and bf16": lambda: _openvino(onnx_int8, threads, "bf16"),
     }
     found: dict[str, Loaded | str] = {}
     for name, load in ways.items():
@@ -173,12 +173,12 @@ def load_forms(
     return found
 
 
-def _in_bf16(model: MultiTaskModel) -> Runner:
+def _in_bf16(model: Runner) -> Runner:
     context = autocast(torch.device("cpu"), "bf16")
 
     def run(images: Tensor) -> dict[str, Tensor]:
         with context:
-            return model(images)  # type: ignore[no-any-return]
+            return model(images)
 
     return run
 
@@ -195,28 +195,37 @@ def _onnxruntime(path: Path, threads: int) -> Loaded:
     return Loaded(onnx_runner(path, threads), path.stat().st_size)
 
 
-def _openvino(write: Callable[[], Path], shape: Sequence[int], threads: int, precision: str = "fp32") -> Loaded:
+def _openvino(write: Callable[[], Path], threads: int, precision: str = "fp32") -> Loaded:
     check_precision(torch.device("cpu"), precision)
     if importlib.util.find_spec("openvino") is None:
         raise ImportError("needs openvino: pip install openvino")
+    path = write()
+    return Loaded(openvino_runner(path, threads, precision), path.stat().st_size)
+
+
+def openvino_runner(path: Path, threads: int, precision: str) -> Runner:
+    """What runs an ONNX file with OpenVINO on the CPU, compiled anew for each size of images.
+
+    With its sizes open, a file in 8 bits took minutes to compile.
+    """
     import openvino
 
-    path = write()
     core = openvino.Core()
-    network = core.read_model(str(path))
-    # With its sizes open, a file in 8 bits took minutes to compile.
-    network.reshape(list(shape))
     # Left alone, OpenVINO computes in bf16 where the processor can.
     hint = {"fp32": "f32", "bf16": "bf16"}[precision]
     options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
-    compiled = core.compile_model(network, "CPU", options)
-    names = [output.get_any_name() for output in compiled.outputs]
+
+    @functools.cache
+    def compiled(shape: tuple[int, ...]) -> Any:
+        network = core.read_model(str(path))
+        network.reshape(list(shape))
+        return core.compile_model(network, "CPU", options)
 
     def run(images: Tensor) -> dict[str, Tensor]:
-        found = compiled([images.numpy()])
-        return {name: torch.from_numpy(found[name].copy()) for name in names}
+        found = compiled(tuple(images.shape))([images.numpy()])
+        return {output.get_any_name(): torch.from_numpy(values.copy()) for output, values in found.items()}
 
-    return Loaded(run, path.stat().st_size)
+    return run
 
 
 @torch.no_grad()

@@ -83,7 +83,6 @@ def rows_of(
     loaded = load_forms(
         model,
         files,
-        size=(size[0], size[1]),
         calibrate=pictures if trained else None,
         bound=0.5,  # all layers in 8 bits: what that costs is for the table to show
         without=without,

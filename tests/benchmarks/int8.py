@@ -3,8 +3,9 @@
 python -m tests.benchmarks.int8 demt_lite.photos PICTURES [--size 288x384] [--rounds 9] [--calibrations] [--rooms 24]
 
 MODEL is a name or a folder. Of the folder PICTURES every second one calibrates and the others measure. Processor time
-of one thread, minima in turns; operators by onnxruntime's own profiler, minima. `--calibrations` tries percentile and
-entropy calibration on 4 of the pictures, too. `tests.benchmarks.photographs` judges files on photographs.
+of one thread, minima in turns, in onnxruntime and OpenVINO; operators by onnxruntime's own profiler, minima.
+`--calibrations` tries percentile and entropy calibration on 4 of the pictures, too. The files stay in `--save`;
+`tests.benchmarks.photographs` judges them on photographs.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from demt.cli.load import load_model
 from demt.data import SyntheticRooms
 from demt.export.calibration import calibration_pictures, prepared
 from demt.export.choose import Judge
+from demt.export.compare import openvino_runner
 from demt.export.formats import Runner, onnx_runner
 from demt.export.quantize import QuantizableFile, _Reader
 from demt.export.write import export
@@ -37,6 +39,8 @@ from demt.train.run import make_metrics
 
 #: Layers at the start of the backbone that a search within a bound leaves in float32.
 FIRST = 8
+#: Files of the three forms.
+FILES = ("float32.onnx", "int8.onnx", "int8_first_float32.onnx")
 CALIBRATIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "percentile 99.99": (CalibrationMethod.Percentile, {"percentile": 99.99, "num_bins": 2048}),
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 128, "num_quantized_bins": 128}),
@@ -112,7 +116,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--calibrations", action="store_true")
     parser.add_argument("--rooms", type=int, default=0)
-    parser.add_argument("--save", type=Path, help="folder for float32.onnx and int8.onnx")
+    parser.add_argument("--save", type=Path, default=Path("runs/int8"), help="folder for the files")
     arguments = parser.parse_args()
     height, width = map(int, arguments.size.split("x"))
     model = load_model(arguments.model, False).eval()
@@ -124,12 +128,14 @@ def main() -> None:
     judge = Judge(model.tasks, file.contents, images[1::2], False)
     forms = {"float32": file.contents, "8 bits": file.quantized(file.layers)}
     forms[f"8 bits but the first {FIRST}"] = file.quantized(file.layers[FIRST:])
-    if arguments.save:
-        arguments.save.mkdir(parents=True, exist_ok=True)
-        for name, form in zip(("float32", "int8", "int8_first_float32"), forms.values()):
-            (arguments.save / f"{name}.onnx").write_bytes(form)
+    arguments.save.mkdir(parents=True, exist_ok=True)
+    for name, form in zip(FILES, forms.values()):
+        (arguments.save / name).write_bytes(form)
     image = np.random.default_rng(0).normal(size=(1, 3, height, width)).astype(np.float32)
     runs = {name: onnx_runner(form, threads=1) for name, form in forms.items()}
+    for name, file_name in zip(("float32", "8 bits"), FILES):
+        for precision in ("fp32", "bf16"):
+            runs[f"{name}, OpenVINO, {precision}"] = openvino_runner(arguments.save / file_name, 1, precision)
     times = minima(
         {name: lambda run=run: run(torch.from_numpy(image)) for name, run in runs.items()},  # type: ignore[misc]
         arguments.rounds,
@@ -140,13 +146,14 @@ def main() -> None:
             forms[name] = file.quantized(file.layers)
     for name, form in forms.items():
         found = ", ".join(f"{task} {value:.1%}" for task, value in judge.measure(form).items())
-        clock = f"{times[name]:.0f} ms, ratio {times['float32'] / times[name]:.2f}, " if name in times else ""
-        print(f"{name}: {len(form) / 1e6:.2f} MB, {clock}{found}", flush=True)
+        print(f"{name}: {len(form) / 1e6:.2f} MB, {found}", flush=True)
+    for name, took in times.items():
+        print(f"{name}: {took:.0f} ms, ratio {times['float32'] / took:.2f}", flush=True)
     for name in ("float32", "8 bits"):
         spent = by_operator(forms[name], image, 3 * arguments.rounds)
         print(f"{name}: " + ", ".join(f"{kind} {ms:.1f}" for kind, ms in spent.items()), flush=True)
     if arguments.rooms:
-        for name in ("float32", "8 bits"):
+        for name in ("float32", "8 bits", "8 bits, OpenVINO, bf16"):
             scores = rooms(model, runs[name], (height, width), arguments.rooms)
             print(f"{name}, rooms: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items()), flush=True)
 

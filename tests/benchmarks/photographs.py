@@ -28,6 +28,7 @@ from sklearn.datasets import load_sample_image
 
 import demt
 from demt import viz
+from demt.export.compare import openvino_runner
 from demt.export.formats import onnx_runner
 from demt.inference.onnx_teacher import onnx_teacher
 from demt.metrics import MaxF
@@ -106,13 +107,14 @@ class Judge:
         return {"edge/odsF": edge, "sal/maxF": float(np.mean(saliency)), "depth/order": order}
 
 
-def load(name: str) -> demt.models.MultiTaskModel:
+def load(name: str, openvino: bool = False) -> demt.models.MultiTaskModel:
     """A pretrained model, by name or folder; for ``NAME=FILE.onnx`` one whose logits the file computes."""
     name, _, file = name.partition("=")
     folder = Path(name).is_dir()
     model = demt.create_model(f"local-dir:{name}" if folder else name, pretrained=not folder).eval()
     if file:
-        model.forward = onnx_runner(Path(file), threads=1)
+        run = openvino_runner(Path(file), 1, "bf16") if openvino else onnx_runner(Path(file), threads=1)
+        model.forward = run
     return model
 
 
@@ -122,12 +124,13 @@ def main() -> None:
     parser.add_argument("u2net", type=Path)
     parser.add_argument("models", nargs="+", help="names of pretrained models, or folders; =FILE.onnx for their files")
     parser.add_argument("--panel", type=Path, help="folder for pictures of the predictions")
+    parser.add_argument("--openvino", action="store_true", help="files run in OpenVINO, in bf16")
     args = parser.parse_args()
     judge = Judge(args.hed, args.u2net)
     print("| | boundaries, odsF ↑ | saliency, maxF ↑ | order of depth ↑ |\n|---|---:|---:|---:|")
     for name in args.models:
         panel = args.panel / Path(name).name if args.panel else None
-        scores = judge.scores(load(name), panel).values()
+        scores = judge.scores(load(name, args.openvino), panel).values()
         print(f"| {name} | " + " | ".join(f"{v:.3f}" for v in scores) + " |", flush=True)
 
 

@@ -18,7 +18,7 @@ from tests.conftest import needs_export
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")), reason="needs onnx"
 )
-NAMES = ["torch", "torch, bf16", "torch.compile", "ONNX", "ONNX, float16 weights", "ONNX, int8"]
+NAMES = ["torch", "torch, bf16", "torch.compile", "torch.compile, bf16", "ONNX", "ONNX, float16 weights", "ONNX, int8"]
 NAMES += ["OpenVINO", "OpenVINO, bf16", "OpenVINO, int8", "OpenVINO, int8 and bf16"]
 
 
@@ -70,12 +70,13 @@ def test_every_form_that_is_missing_says_why(model, tmp_path, monkeypatch):
     without(monkeypatch, "onnx", "onnxscript", "openvino")
     monkeypatch.setattr(comparing, "has_cpp_compiler", lambda: False)
     monkeypatch.setattr("demt.inference.forward.cpu_has_bf16", lambda: False)
-    found = load_forms(model, tmp_path, size=(64, 96))
+    found = load_forms(model, tmp_path)
     assert list(found) == NAMES
     assert isinstance(found.pop("torch"), Loaded)
     for name, words in {
         "torch, bf16": "no instructions for bf16",
         "torch.compile": "install g",
+        "torch.compile, bf16": "install g",
         "ONNX": r"pip install 'demt[onnx]'",
         "ONNX, float16 weights": r"pip install 'demt[onnx]'",
         "ONNX, int8": "--calibrate FOLDER",
