@@ -135,10 +135,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.4), layout="constrained", sharey=True)
     there = [row for row in rows if not row["missing"]]
+    palette = pyplot.get_cmap("tab20")
     forms, models = (list(dict.fromkeys(row[key] for row in there)) for key in ("form", "model"))
     for axis, key, label in zip(axes, ("ms", "MB"), ("processor time an image, ms", "file, MB")):
         for row in there:
-            colour = f"C{forms.index(row['form'])}"
+            colour = palette(forms.index(row["form"]))
             if row["semseg/miou"] is None:
                 axis.axvline(row[key], color=colour, linestyle=":", linewidth=1)
             else:
@@ -153,7 +154,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("classes of rooms, mIoU %")
     for form in forms:
-        axes[1].plot([], [], "o", color=f"C{forms.index(form)}", label=form)
+        axes[1].plot([], [], "o", color=palette(forms.index(form)), label=form)
     for model in models:
         trained = any(row["semseg/miou"] is not None for row in there if row["model"] == model)
         marker = "osD^"[models.index(model) % 4] if trained else ":"
