@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.util
 import statistics
 import time
@@ -21,7 +20,7 @@ from demt.data.rooms import SyntheticRooms
 from demt.export.agreement import differences
 from demt.export.calibration import calibration_pictures
 from demt.export.capture import first_line
-from demt.export.formats import Runner, onnx_runner
+from demt.export.formats import Runner, onnx_runner, openvino_runner
 from demt.export.half import store_float16
 from demt.export.int8 import export_int8
 from demt.export.write import export
@@ -201,31 +200,6 @@ def _openvino(write: Callable[[], Path], threads: int, precision: str = "fp32") 
         raise ImportError("needs openvino: pip install openvino")
     path = write()
     return Loaded(openvino_runner(path, threads, precision), path.stat().st_size)
-
-
-def openvino_runner(path: Path, threads: int, precision: str) -> Runner:
-    """What runs an ONNX file with OpenVINO on the CPU, compiled anew for each size of images.
-
-    With its sizes open, a file in 8 bits took minutes to compile.
-    """
-    import openvino
-
-    core = openvino.Core()
-    # Left alone, OpenVINO computes in bf16 where the processor can.
-    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
-
-    @functools.cache
-    def compiled(shape: tuple[int, ...]) -> Any:
-        network = core.read_model(str(path))
-        network.reshape(list(shape))
-        return core.compile_model(network, "CPU", options)
-
-    def run(images: Tensor) -> dict[str, Tensor]:
-        found = compiled(tuple(images.shape))([images.numpy()])
-        return {output.get_any_name(): torch.from_numpy(values.copy()) for output, values in found.items()}
-
-    return run
 
 
 @torch.no_grad()

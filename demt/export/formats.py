@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import re
@@ -97,6 +98,31 @@ def onnx_runner(file: Path | bytes, threads: int | None = None) -> Runner:
 
     def run(images: Tensor) -> dict[str, Tensor]:
         return dict(zip(names, map(torch.from_numpy, session.run(names, {"images": images.numpy()}))))
+
+    return run
+
+
+def openvino_runner(path: Path, threads: int, precision: str) -> Runner:
+    """What runs an ONNX file with OpenVINO on the CPU, compiled anew for each size of images.
+
+    With its sizes open, a file in 8 bits took minutes to compile.
+    """
+    import openvino
+
+    core = openvino.Core()
+    # Left alone, OpenVINO computes in bf16 where the processor can.
+    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
+
+    @functools.cache
+    def compiled(shape: tuple[int, ...]) -> Any:
+        network = core.read_model(str(path))
+        network.reshape(list(shape))
+        return core.compile_model(network, "CPU", options)
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        found = compiled(tuple(images.shape))([images.numpy()])
+        return {output.get_any_name(): torch.from_numpy(values.copy()) for output, values in found.items()}
 
     return run
 

@@ -29,6 +29,10 @@ class Thresholds:
         if not 0 <= self.confidence <= 1:
             raise ValueError(f"Expected `confidence` in [0, 1], got {self.confidence}")
 
+    def keeps_probabilities(self, task: Task) -> bool:
+        """Whether a task's labels are soft: those of boundaries can be."""
+        return self.soft and task.activation == "sigmoid"
+
 
 def how_stored(task: Task, thresholds: Thresholds) -> dict[str, Any]:
     """How to declare a task and its files for `demt.data.MultiTaskFolder`, and the thresholds that it has."""
@@ -46,7 +50,7 @@ def how_stored(task: Task, thresholds: Thresholds) -> dict[str, Any]:
         entry = {"task": declared, "ending": ".npy", "encoding": ""}
     if task.activation == "argmax":
         return {**entry, "confidence": thresholds.confidence}
-    if task.activation == "sigmoid" and thresholds.soft:
+    if thresholds.keeps_probabilities(task):
         return {**entry, "soft": True}
     if task.activation in ("foreground", "sigmoid"):
         return {**entry, "negative": thresholds.negative, "positive": thresholds.positive}
@@ -87,7 +91,7 @@ def label(task: Task, opinion: Opinion, size: tuple[int, ...], thresholds: Thres
             raise TeacherError(
                 f"expected probabilities in [0, 1] of {task.name!r}, got {values.min():.4g} to {values.max():.4g}"
             )
-        if task.activation == "sigmoid" and thresholds.soft:
+        if thresholds.keeps_probabilities(task):
             soft = values.clip(0, 1)
             return np.rint(soft * 255).astype(np.uint8) if channels == 1 else soft.astype(np.float32).transpose(1, 2, 0)
         marks = np.full(values.shape, IGNORE, np.uint8)

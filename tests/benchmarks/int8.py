@@ -30,8 +30,7 @@ from demt.cli.load import load_model
 from demt.data import SyntheticRooms
 from demt.export.calibration import calibration_pictures, prepared
 from demt.export.choose import Judge
-from demt.export.compare import openvino_runner
-from demt.export.formats import Runner, onnx_runner
+from demt.export.formats import Runner, onnx_runner, openvino_runner
 from demt.export.quantize import QuantizableFile, _Reader
 from demt.export.write import export
 from demt.models import MultiTaskModel

@@ -28,8 +28,7 @@ from sklearn.datasets import load_sample_image
 
 import demt
 from demt import viz
-from demt.export.compare import openvino_runner
-from demt.export.formats import onnx_runner
+from demt.export.formats import onnx_runner, openvino_runner
 from demt.inference.onnx_teacher import onnx_teacher
 from demt.metrics import MaxF
 from demt.metrics.boundary.matching import Matcher, offsets_within

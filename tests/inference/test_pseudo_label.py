@@ -95,7 +95,7 @@ def test_what_is_stored_is_what_the_teacher_is_sure_of(pictures, tmp_path):
 
 
 def test_soft_labels_are_the_teachers_probabilities(pictures, tmp_path):
-    """Of boundaries to a 510th, and the loss of two images takes them; class maps keep their limits."""
+    """Of boundaries to a 510th, and their loss takes them; class maps keep their limits."""
 
     def some(pixels):
         return {task: values for task, values in teacher(pixels).items() if task in ("edge", "sal")}
