@@ -47,6 +47,8 @@ _INTEGERS = {
     "refine_width": (1, _LARGEST),
 }
 _MAX_TASKS = 64
+# Those of strides 2 to 16: what is coarser, the decoder has seen.
+_MOST_STAGES = 4
 _DECODER_FIELDS = (
     "depth",
     "heads",
@@ -97,6 +99,9 @@ class ModelConfig:
         head_width: Hidden channels of the task heads; by default an eighth of the backbone's channels in sum.
         refine_width: Channels of a refinement of the logits at half the image's size (`DetailStem`,
             `DetailRefinement`); none by default.
+        refine_stages: Tasks whose details come from a copy of the backbone's first stages, with weights of its own
+            (`DetailPyramid`), and not from the stem that the others share: numbers of stages and of channels, as in
+            ``{"edge": (3, 24)}``.
 
     Raises:
         ValueError: naming the field, what was expected and what was given.
@@ -121,6 +126,7 @@ class ModelConfig:
     initial_offsets: InitialOffsets = "released"
     head_width: int | None = None
     refine_width: int | None = None
+    refine_stages: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", resolve_tasks(self.tasks))
@@ -143,6 +149,7 @@ class ModelConfig:
         object.__setattr__(self, "backbone_kwargs", dict(self.backbone_kwargs))
         if taken := sorted(_NOT_FOR_BACKBONES.intersection(self.backbone_kwargs)):
             raise ValueError(f"Expected `backbone_kwargs` without {taken}: these are not for the backbone to set")
+        self._check_stages()
         if not self.has_decoder:
             self._check_baseline()
         if self.query == "linear" and not self.pre_norm:
@@ -161,6 +168,23 @@ class ModelConfig:
                 least = max(_LEAST_RATIO, -(-largest // _LARGEST_PART)) if isinstance(largest, int) else _LEAST_RATIO
                 check_integer(f"`backbone_kwargs` entry {name!r}", value, least, _LARGEST)
 
+    def _check_stages(self) -> None:
+        stages = self.refine_stages
+        if not isinstance(stages, Mapping):
+            raise ValueError(f"Expected `refine_stages` to be a mapping of tasks to pairs, got {shown(stages)}")
+        if stages and self.refine_width is None:
+            raise ValueError(f"Expected a `refine_width` with `refine_stages` {shown(dict(stages))}, got None")
+        for name, pair in stages.items():
+            if name not in self.tasks:
+                raise ValueError(f"Expected `refine_stages` of the tasks {list(self.tasks)}, got {shown(name)}")
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+                raise ValueError(
+                    f"Expected `refine_stages` entry {name!r} to be numbers of stages and channels, got {shown(pair)}"
+                )
+            check_integer(f"stages in `refine_stages` entry {name!r}", pair[0], 1, _MOST_STAGES)
+            check_integer(f"channels in `refine_stages` entry {name!r}", pair[1], 1, _LARGEST)
+        object.__setattr__(self, "refine_stages", {name: tuple(pair) for name, pair in stages.items()})
+
     def _check_baseline(self) -> None:
         for field in dataclasses.fields(self):
             if field.name in _DECODER_FIELDS and (value := getattr(self, field.name)) != field.default:
@@ -171,7 +195,8 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**values, "tasks": [task.to_dict() for task in self.tasks.values()]}
+        stages = {name: list(pair) for name, pair in self.refine_stages.items()}
+        return {**values, "tasks": [task.to_dict() for task in self.tasks.values()], "refine_stages": stages}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -193,6 +218,9 @@ class ModelConfig:
                 raise ValueError(
                     f"Unknown model argument {name!r}; " + (f"did you mean {close}?" if close else f"known: {known}")
                 )
+        if "tasks" in changes and "refine_stages" not in changes:
+            kept = resolve_tasks(changes["tasks"])
+            changes["refine_stages"] = {name: pair for name, pair in self.refine_stages.items() if name in kept}
         return dataclasses.replace(self, **changes)
 
 

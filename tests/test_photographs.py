@@ -12,7 +12,7 @@ from demt.data import SyntheticRooms
 from demt.losses import balanced_bce
 from examples.photographs.label import HED, crops, cut, exact_crops
 from examples.photographs.paste import cutout, scene
-from examples.photographs.polish import polish
+from examples.photographs.polish import polish, with_encoder
 from examples.photographs.stand import furnished, put
 
 
@@ -112,6 +112,38 @@ def test_polishing_changes_boundaries_alone(tmp_path):
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved
     assert all(name.startswith(("head.details.", "head.refinements.edge.")) for name in moved)
+
+
+def test_boundaries_get_an_encoder_of_their_own(tmp_path):
+    torch.manual_seed(0)
+    tasks = {"depth": 1, "edge": 1}
+    model = demt.create_model(
+        "multitask_baseline", backbone="test_resnet.r160_in1k", tasks=tasks, width=8, refine_width=4
+    )
+    first = with_encoder(model, 1, 6).eval()
+    more = with_encoder(first, 3, 6).eval()
+    for name, value in more.head.encoders["edge"].stages.state_dict().items():
+        assert torch.equal(value, model.backbone.state_dict()[name])
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, more.state_dict()[name])
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(more(images)["depth"], model.eval()(images)["depth"])
+    for folder in ("images", "edge"):
+        (tmp_path / folder).mkdir()
+    pixels = np.random.default_rng(0).integers(0, 60, (48, 64, 3), dtype=np.uint8)
+    pixels[:, 20:] += 150
+    probabilities = np.zeros((48, 64), np.uint8)
+    probabilities[:, 18:22] = 120, 250, 250, 120
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.png")
+    Image.fromarray(probabilities).save(tmp_path / "edge" / "a.png")
+    before = {name: value.clone() for name, value in more.state_dict().items()}
+    polish(more, tmp_path, steps=200, soft=True)
+    moved = {name for name, value in more.state_dict().items() if not torch.equal(value, before[name])}
+    assert all(name.startswith(("head.encoders.edge.", "head.refinements.edge.")) for name in moved)
+    found = demt.predict(more, pixels)["edge"]
+    assert found[:, 19:21].mean() > 0.4
+    assert found[:, :15].mean() < 0.05
 
 
 def test_unsure_pixels_do_not_count():

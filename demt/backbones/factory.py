@@ -21,6 +21,13 @@ from demt.backbones.weights import check_source, load_backbone
 
 _logger = logging.getLogger(__name__)
 
+#: Of modules of timm whose models need more than `_create_generic` does.
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "swin_transformer": create_swin,
+    "hrnet": create_hrnet,
+    "vision_transformer": create_vit,
+}
+
 
 def create_backbone(
     name: str, *, pretrained: bool | str | PathLike[str] = False, in_chans: int = 3, **kwargs: Any
@@ -46,12 +53,7 @@ def create_backbone(
         close = get_close_matches(str(name).split(".")[0], timm.list_models(), n=3)
         hint = f"; did you mean one of {close}?" if close else "; timm.list_models() lists them"
         raise ValueError(f"Expected `backbone` to be a timm model name, got {name!r}{hint}")
-    module = timm.models.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
-    build: Callable[..., nn.Module] = {
-        "swin_transformer": create_swin,
-        "hrnet": create_hrnet,
-        "vision_transformer": create_vit,
-    }.get(module, _create_generic)
+    build = _BUILDERS.get(_module(name), _create_generic)
     try:
         model = build(name, pretrained=pretrained is True, in_chans=in_chans, **kwargs)
     except TypeError as error:
@@ -70,16 +72,51 @@ def create_backbone(
     return model
 
 
-def _create_generic(name: str, *, pretrained: bool, in_chans: int, **kwargs: Any) -> nn.Module:
-    options = {"pretrained": pretrained, "in_chans": in_chans, "num_classes": 0, **kwargs}
+def create_stages(name: str, count: int, *, in_chans: int = 3, **kwargs: Any) -> nn.Module:
+    """The first stages of a backbone, with random weights: `forward(images)` gives `count` maps, of stride 2, 4, …
+
+    Args:
+        name, in_chans, kwargs: As for `create_backbone`.
+        count: Number of maps.
+
+    Raises:
+        ValueError: if the architecture has no maps of these strides.
+    """
+    if _module(name) in _BUILDERS:
+        raise ValueError(f"Expected `refine_stages` for a backbone with maps from stride 2 on; {name!r} has none")
+    model, infos, reductions = _create_timm(name, pretrained=False, in_chans=in_chans, **kwargs)
+    deepest = {stride: index for index, stride in enumerate(reductions)}
+    strides = tuple(2 << index for index in range(count))
+    if not set(strides) <= set(deepest):
+        raise ValueError(
+            f"Expected `refine_stages` for a backbone with maps at strides {strides}; {name!r} has {sorted(deepest)}"
+        )
+    taps = tuple(deepest[stride] for stride in strides)
+    channels = tuple(infos[tap]["num_chs"] for tap in taps)
+    return _taken(model, channels=channels, taps=taps, tap_strides=strides, strides=strides)
+
+
+def _module(name: str) -> str:
+    """The module of timm that has this model."""
+    return timm.models.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
+
+
+def _create_timm(name: str, **options: Any) -> tuple[Any, Any, list[int]]:
+    """A timm model, its `feature_info`, and the strides in it."""
+    options["num_classes"] = 0
     try:
         model = timm.create_model(name, dynamic_img_size=True, **options)
     except TypeError:
         model = timm.create_model(name, **options)
     if not hasattr(model, "forward_intermediates"):
         raise ValueError(f"Backbone {name!r} offers no feature maps (timm's `forward_intermediates`); choose another")
-    infos = model.feature_info
-    reductions = [info["reduction"] for info in infos]
+    return model, model.feature_info, [info["reduction"] for info in model.feature_info]
+
+
+def _create_generic(name: str, *, pretrained: bool, in_chans: int, **kwargs: Any) -> nn.Module:
+    model, infos, reductions = _create_timm(name, pretrained=pretrained, in_chans=in_chans, **kwargs)
+    strides: tuple[int, ...] = STRIDES
+    tap_strides: tuple[int, ...]
     if len(set(reductions)) == 1:
         taps = tuple(len(infos) * (i + 1) // 4 - 1 for i in range(4))
         strides = tap_strides = (reductions[0],) * 4
@@ -88,16 +125,20 @@ def _create_generic(name: str, *, pretrained: bool, in_chans: int, **kwargs: Any
         # The deepest map of each stride, as feature pyramids take it, and the nearest where a stride is missing.
         deepest = {stride: index for index, stride in enumerate(reductions)}
         nearest = [deepest[min(deepest, key=lambda have: abs(have - want))] for want in STRIDES]
-        taps, strides = tuple(sorted(set(nearest))), STRIDES
+        taps = tuple(sorted(set(nearest)))
         tap_strides = tuple(reductions[tap] for tap in taps)
         channels = tuple(infos[tap]["num_chs"] for tap in nearest)
+    if tap_strides != strides:
+        _logger.info("Backbone %s has maps at strides %s; resized to %s", name, tap_strides, strides)
+    return _taken(model, channels=channels, taps=taps, tap_strides=tap_strides, strides=strides)
+
+
+def _taken(model: Any, *, taps: tuple[int, ...], **settings: Any) -> nn.Module:
+    """The feature backbone of a timm model's maps `taps`, without the layers behind them."""
     model.prune_intermediate_layers(list(taps), prune_norm=True, prune_head=True)
     # Images are padded to multiples of the deepest map's stride, so the maps before it have sides to match.
     replace_modules(model, Conv2dSame, FixedSameConv2d)
-    if tap_strides != strides:
-        _logger.info("Backbone %s has maps at strides %s; resized to %s", name, tap_strides, strides)
-    cls = _extended(type(model))
-    return feature_backbone(model, cls, channels=channels, taps=taps, tap_strides=tap_strides, strides=strides)
+    return feature_backbone(model, _extended(type(model)), taps=taps, **settings)
 
 
 class _AnyBackbone(FeatureBackbone):

@@ -101,11 +101,15 @@ def adapted_first_convolution(
     adapted = {}
     for name in [f"{f}.weight" for f in ([first] if isinstance(first, str) else first or [])]:
         old, new = state.get(name), wanted.get(name)
-        if old is None or new is None or old.ndim != 4 or old.shape[1] == new.shape[1] or old.shape[1] != 3:
-            continue
-        if old.shape[0] == new.shape[0] and old.shape[2:] == new.shape[2:]:
+        if old is not None and new is not None and fits_other_channels(old, new):
             adapted[name] = adapt_input_conv(new.shape[1], old)
     return adapted
+
+
+def fits_other_channels(old: Tensor, new: Tensor) -> bool:
+    """Whether two convolutions differ in nothing but that the first is for RGB and the second for other images."""
+    alike = old.ndim == new.ndim == 4 and old.shape[0] == new.shape[0] and old.shape[2:] == new.shape[2:]
+    return alike and old.shape[1] == 3 != new.shape[1]
 
 
 def filtered_by_timm(backbone: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import torch
 from timm.layers import resample_abs_pos_embed
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from demt.backbones.weights import adapted_first_convolution, filtered_by_timm
+from demt.backbones.weights import adapted_first_convolution, filtered_by_timm, fits_other_channels
 from demt.tasks import Task
 
 
@@ -28,11 +29,14 @@ class MultiTask(Protocol):
 
 _logger = logging.getLogger("demt")
 _BACKBONE = "backbone."
+_BACKBONES = re.compile(r"backbone\.|head\.encoders\.\w+\.stages\.")
+_STEM = "head.details."
+_STEM_READS = f"{_STEM}layers.0.weight"
 #: Dtypes whose values are weights as they stand; float8 and integers have scales kept elsewhere.
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: Bytes of tables that a network makes anew instead of loading them; BEiT's for images of 1024 pixels have 1.6 GB.
 MAX_TABLES = 2**31
-_TASK_ENTRY = re.compile(r"head\.(?:mixers|queries|heads|refinements)\.(\w+)\.")
+_TASK_ENTRY = re.compile(r"head\.(?:mixers|queries|heads|encoders|refinements)\.(\w+)\.")
 
 
 def load_weights(
@@ -68,7 +72,13 @@ def load_weights(
     state = {n: t for n, t in state.items() if _task_of(n) not in gone_tasks and not n.startswith(replaced)}
     adapted = {**_adapt_first_convolution(model, state, wanted), **_adapt_positions(model, state, wanted, trained)}
     state |= adapted
+    # The stem is there for tasks without an encoder: other tasks may be the first or the last of these.
+    stem = {name for name in (*state, *wanted) if name.startswith(_STEM)}
+    if gone_tasks and not stem & set(wanted):
+        state = {name: value for name, value in state.items() if name not in stem}
     may_miss = {name for name in wanted if _task_of(name) in new_tasks or name.startswith(replaced)}
+    if new_tasks and not stem & set(state):
+        may_miss |= stem
     check_state(state, wanted, source, may_miss)
     model.load_state_dict({**{name: wanted[name] for name in may_miss}, **state})
     told = {
@@ -103,9 +113,16 @@ def _task_of(name: str) -> str | None:
 def _adapt_first_convolution(
     model: MultiTask, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    old, new = _of_backbone(state), _of_backbone(wanted)
-    adapted = adapted_first_convolution(model.backbone, old, new)
-    return {f"{_BACKBONE}{name}": tensor for name, tensor in adapted.items()}
+    """Of the backbone, of the copies of its first stages, and of the stem: what reads the image."""
+    adapted: dict[str, Tensor] = {}
+    for prefix in {match.group() for name in wanted if (match := _BACKBONES.match(name))}:
+        old, new = ({n.removeprefix(prefix): t for n, t in s.items() if n.startswith(prefix)} for s in (state, wanted))
+        found = adapted_first_convolution(model.backbone, old, new)
+        adapted |= {f"{prefix}{name}": tensor for name, tensor in found.items()}
+    old_stem, new_stem = state.get(_STEM_READS), wanted.get(_STEM_READS)
+    if old_stem is not None and new_stem is not None and fits_other_channels(old_stem, new_stem):
+        adapted[_STEM_READS] = adapt_input_conv(new_stem.shape[1], old_stem)
+    return adapted
 
 
 def _of_backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

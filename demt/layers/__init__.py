@@ -14,7 +14,7 @@ from demt.layers.blocks import (
 )
 from demt.layers.necks import LinearNeck, Neck, PatchNeck, TapNeck
 from demt.layers.pyramids import DPTNeck, FaPNNeck, FPNNeck, PPMNeck
-from demt.layers.refinement import DetailRefinement, DetailStem
+from demt.layers.refinement import DetailPyramid, DetailRefinement, DetailStem
 
 #: Necks by the names that a model's configuration has for them (`demt.config.NeckName`).
 NECKS: dict[str, Callable[[Sequence[int], int], Neck]] = {
@@ -33,6 +33,7 @@ __all__ = [
     "DPTNeck",
     "DeformableMixer",
     "DeformableMixerBlock",
+    "DetailPyramid",
     "DetailRefinement",
     "DetailStem",
     "FPNNeck",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,6 +42,54 @@ class DetailStem(nn.Module):
         check_maps("images", images, self.in_channels, (4,))
         details: Tensor = self.layers(images)
         return details
+
+
+class DetailPyramid(nn.Module):
+    """Details of the image from a network of their own, for a task whose lines a `DetailStem` is too small to find.
+
+    Args:
+        stages: Maps images (B, in, H, W) to maps (B, C_i, ceil(H / 2^(i+1)), ceil(W / 2^(i+1))), finest first: the
+            first stages of a backbone.
+        in_channels: Channels C_i of these maps.
+        channels: Channels C of the details.
+
+    From the coarsest map up: M_i = ReLU(BN(Conv3×3(Conv1×1(C_i) + up(M_{i+1})))), upsampling bilinear; M_0 are the
+    details.
+
+    Shape:
+        Images (B, in, H, W), to (B, C, ceil(H / 2), ceil(W / 2)).
+
+    Raises:
+        ValueError: for numbers of channels below 1, or maps whose number, shapes or dtypes do not fit.
+
+    Example:
+        >>> import torch
+        >>> stages = torch.nn.Conv2d(3, 4, 2, stride=2)
+        >>> DetailPyramid(lambda images: [stages(images)], [4], 8)(torch.randn(2, 3, 10, 16)).shape
+        torch.Size([2, 8, 5, 8])
+    """
+
+    def __init__(self, stages: Callable[[Tensor], Sequence[Tensor]], in_channels: Sequence[int], channels: int) -> None:
+        super().__init__()
+        check_positive(channels=channels, **{f"in_channels[{i}]": c for i, c in enumerate(in_channels)})
+        self.in_channels, self.stages = tuple(in_channels), stages
+        self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
+        self.merge = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+            for _ in in_channels
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.stages(images)
+        if len(maps) != len(self.in_channels):
+            raise ValueError(f"Expected {len(self.in_channels)} maps of `stages`, got {len(maps)}")
+        for i, (each, channels) in enumerate(zip(maps, self.in_channels)):
+            check_maps(f"map {i} of `stages`", each, channels, (4,))
+        merged: Tensor = self.merge[-1](self.laterals[-1](maps[-1]))
+        for i in reversed(range(len(maps) - 1)):
+            lateral = self.laterals[i](maps[i])
+            merged = self.merge[i](lateral + resize(merged, lateral.shape[-2:]))
+        return merged
 
 
 class DetailRefinement(nn.Module):

@@ -68,8 +68,11 @@ class MultiTaskHead(TaskModules):
             return {name: self.run(self.heads[name], features[name], size) for name in self.tasks}
         if images is None:
             raise ValueError("Expected `images`, which the features were made from: this model refines its logits")
-        details = self.run(self.details, images)
-        return {name: self.run(self._refined, name, features[name], details, size) for name in self.tasks}
+        shared = self.run(self.details, images)
+        details = {name: self.run(encode, images) for name, encode in self.encoders.items()}
+        return {
+            name: self.run(self._refined, name, features[name], details.get(name, shared), size) for name in self.tasks
+        }
 
     def _refined(self, task: str, x: Tensor, details: Tensor, size: tuple[int, int] | None) -> Tensor:
         logits: Tensor = self.refinements[task](self.heads[task](x), x, details)

@@ -61,6 +61,7 @@ class MultiTaskModel(PretrainedModel):
             )
             self.backbone = backbone
             self.head = head(backbone.channels, backbone.strides, config)
+        self.head.copy_stages(backbone, self.head.encoders)
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -107,7 +108,9 @@ class MultiTaskModel(PretrainedModel):
 
     def reset_heads(self, tasks: Mapping[str, Any]) -> None:
         """Set other tasks (see `demt.tasks.resolve_tasks`); what belongs to a task that stays keeps its weights."""
+        had = set(self.head.encoders)
         self.head.reset_tasks(tasks)
+        self.head.copy_stages(self.backbone, set(self.head.encoders) - had)
         self.config = self.config.replace(tasks=self.tasks)
         self.head.config = self.config
 

@@ -58,11 +58,12 @@ def titles(model: MultiTaskModel) -> list[str]:
 def rows(model: MultiTaskModel) -> list[tuple[str, str, str, str]]:
     """Backbone, what tasks share, and each task with what is its own: name, channels, what it gives, parameters."""
     head = model.head
-    own = [head.heads, *(getattr(head, name) for name in head.task_modules())]
+    names = ("heads", *head.task_modules(), "encoders", "refinements")
+    own = [getattr(head, name) for name in names if hasattr(head, name)]
     tasks = []
     for name, task in model.tasks.items():
         gives = _GIVES[task.activation] + (f" ({task.unit})" if task.unit else "")
-        tasks.append((name, str(task.channels), gives, _count(*(modules[name] for modules in own))))
+        tasks.append((name, str(task.channels), gives, _count(*(modules[name] for modules in own if name in modules))))
     shared = [module for module in head.children() if all(module is not modules for modules in own)]
     return [
         ("backbone", "", "", _count(model.backbone)),

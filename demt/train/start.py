@@ -82,6 +82,8 @@ def _take_weights(model: MultiTaskModel, source: str) -> None:
     if not common:
         raise ValueError(f"`model.init` {source!r} has no weights in common with the model")
     model.load_state_dict({**state, **common})
+    missing = [name for name in model.head.encoders if f"head.encoders.{name}.laterals.0.weight" not in common]
+    model.head.copy_stages(model.backbone, missing)
     _logger.warning(
         "`model.init` %s: %d of its %d weights fit the model's %d", source, len(common), len(given), len(state)
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from demt.layers import DetailRefinement, DetailStem
+from demt.layers import DetailPyramid, DetailRefinement, DetailStem
 
 D, C, OUT = 4, 3, 2
 
@@ -46,6 +46,45 @@ def test_formula(size, training):
     torch.testing.assert_close(refine(logits, x, details), expected)
 
 
+class Stages(torch.nn.Module):
+    """Two maps, of strides 2 and 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.Conv2d(4, 5, 3, 2, 1)
+
+    def forward(self, images):
+        finest = self.first(images)
+        return [finest, self.second(finest)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (9, 12)])
+def test_pyramid_of_details(size):
+    pyramid = DetailPyramid(Stages(), [4, 5], C).double().eval()
+    for norm in (pyramid.merge[0][1], pyramid.merge[1][1]):
+        torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    images = torch.randn(2, 3, *size, dtype=torch.float64)
+    details = pyramid(images)
+    assert details.shape == (2, C, -(-size[0] // 2), -(-size[1] // 2))
+    expected = None
+    for each, lateral, (conv, norm, _) in reversed(
+        list(zip(pyramid.stages(images), pyramid.laterals, pyramid.merge, strict=True))
+    ):
+        maps = torch.einsum("bchw,dc->bdhw", each, lateral.weight[..., 0, 0]) + lateral.bias[:, None, None]
+        maps = F.conv2d(maps if expected is None else maps + up(expected, maps.shape[2:]), conv.weight, padding=1)
+        scale = (norm.weight / (1 + norm.eps) ** 0.5)[:, None, None]
+        expected = (maps * scale + norm.bias[:, None, None]).clamp_min(0)
+    torch.testing.assert_close(details, expected)
+    one_by_one = torch.cat([pyramid(image[None]) for image in images])
+    torch.testing.assert_close(details, one_by_one)
+
+
+def test_gradients_of_the_pyramid():
+    pyramid = DetailPyramid(Stages(), [4, 5], C).double()
+    images = torch.randn(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(pyramid, [images], fast_mode=True)
+
+
 def test_a_new_refinement_changes_nothing():
     refine, (logits, x) = DetailRefinement(D, OUT, C).double(), inputs(2, 16, 24)
     details = torch.randn(2, C, 8, 12, dtype=torch.float64)
@@ -72,8 +111,10 @@ def test_a_batch_equals_single_images():
     ("make", "said"),
     [
         (lambda: DetailStem(3, 0), "`channels` to be an integer"),
+        (lambda: DetailPyramid(Stages(), [4, 4], C)(torch.randn(1, 3, 5, 5)), "map 1 of `stages`"),
         (lambda: DetailRefinement(4, 1, "8"), "`detail_channels` to be an integer"),
         (lambda: DetailStem(3, 4)(torch.randn(1, 4, 5, 5)), "`images`"),
+        (lambda: DetailPyramid(Stages(), [4], C)(torch.randn(1, 3, 5, 5)), "Expected 1 maps of `stages`, got 2"),
         (
             lambda: DetailRefinement(4, 1, 2)(torch.randn(1, 1, 5, 5), torch.randn(1, 4, 5, 5), torch.ones(1)),
             "`details`",
