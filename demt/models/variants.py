@@ -66,7 +66,10 @@ PACKAGED = {
     for name in ("demt_nano.rooms", "multitask_baseline_nano.rooms", "demt_lite.rooms", "demt_lite.photos")
 }
 #: What single ones of them have beside what their name says of the others of that name.
-REFINED: dict[str, dict[str, Any]] = {"demt_lite.photos": {"refine_width": 16}, "demt_lite.rooms": {"refine_width": 8}}
+REFINED: dict[str, dict[str, Any]] = {
+    "demt_lite.photos": {"refine_width": 16, "refine_stages": {"edge": (4, 24)}},
+    "demt_lite.rooms": {"refine_width": 8},
+}
 #: Their scores on 300 rooms of 96 × 128 not used in training, by task, in the units of published results.
 SCORES: dict[str, dict[str, float]] = {
     "demt_nano.rooms": {

@@ -67,10 +67,12 @@ def polish(
     rate: float = 1e-2,
     batch: int = 6,
     soft: bool = False,
+    constant: bool = False,
 ) -> float:
     """Train the details and the boundaries' refinement, in place; returns the mean loss of the last fifty steps.
 
-    The weights in the end are an average over steps.
+    The weights in the end are an average over the last steps. The rate follows one cycle, unless it is `constant`
+    after 40 steps.
     """
     model.eval()
     photographs = remembered(model, folder, soft)
@@ -84,7 +86,11 @@ def polish(
     groups = [{"params": fast, "lr": rate}] + ([{"params": slow, "lr": rate * OF_STAGES}] if own else [])
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     rates = [group["lr"] for group in groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.1)
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    if constant:
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 40))
+    else:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.1)
     criterion = soft_bce if soft else balanced_bce
     losses = []
     for step in range(1, steps + 1):
@@ -101,7 +107,7 @@ def polish(
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-        follow(average, learning, share=max(0.01, 9 / (step + 9)))
+        follow(average, learning, share=max(0.005 if constant else 0.01, 9 / (step + 9)))
     learning.load_state_dict(average.state_dict())
     model.eval()
     return sum(losses[-50:]) / len(losses[-50:])
@@ -123,13 +129,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--rate", type=float, default=1e-2, help="highest learning rate")
+    parser.add_argument("--constant", action="store_true", help="keep that rate, instead of one cycle up and down")
     parser.add_argument("--soft", action="store_true", help="labels are probabilities")
     args = parser.parse_args()
     torch.manual_seed(0)
     model: MultiTaskModel = demt.create_model(f"local-dir:{args.model}")
     if args.stages:
         model = with_encoder(model, args.stages, args.channels)
-    print(f"loss {polish(model, args.photographs, args.steps, args.rate, args.batch, args.soft):.4f}")
+    loss = polish(model, args.photographs, args.steps, args.rate, args.batch, args.soft, args.constant)
+    print(f"loss {loss:.4f}")
     model.save_pretrained(args.out)
 
 
