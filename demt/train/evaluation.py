@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from demt.data import MultiTaskDataset
@@ -36,6 +37,10 @@ def make_accelerator(device: torch.device | None = None, **options: Any) -> Acce
     """
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
     on_cpu = device is not None and device.type == "cpu"
+    # Accelerate keeps the precision of a process's first accelerator for all that follow, and has no public way to
+    # give another one its own: this leaves the earlier ones theirs. Where the name is missing, Accelerate refuses.
+    if hasattr(AcceleratorState, "_shared_state"):
+        AcceleratorState._shared_state = type(AcceleratorState._shared_state)()
     accelerator = Accelerator(cpu=on_cpu or (launched and not torch.accelerator.is_available()), **options)
     chosen = accelerator.device
     if device is not None and (device.type, device.index or 0) != (chosen.type, chosen.index or 0):

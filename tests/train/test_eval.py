@@ -12,6 +12,7 @@ from demt.cli import app
 from demt.data import Cityscapes, NYUDv2, PASCALContext, SyntheticRooms
 from demt.data.transforms import eval_transform
 from demt.metrics import MultiTaskMetrics
+from demt.train.evaluation import make_accelerator
 from tests.train.worker import reset
 
 CLASSES = {"nyud": NYUDv2, "pascal": PASCALContext, "cityscapes": Cityscapes}
@@ -29,6 +30,16 @@ def command(*arguments):
     result = CliRunner().invoke(app, ["eval", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     return json.loads(Path(arguments[-1]).read_text())["results"]
+
+
+def test_each_run_of_a_process_has_its_own_precision():
+    reset()
+    first = make_accelerator(mixed_precision="bf16")
+    found = [make_accelerator().mixed_precision, make_accelerator(mixed_precision="no").mixed_precision]
+    assert [*found, make_accelerator(mixed_precision="bf16").mixed_precision] == ["no", "no", "bf16"]
+    assert first.mixed_precision == "bf16"
+    with first.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
