@@ -44,6 +44,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "baseline, dpt": (BASE, {"neck": "dpt"}),
     "baseline, heads of 64": (BASE, {"head_width": 64}),
     "baseline, refined": (BASE, {"refine_width": 8}),
+    "baseline, heads of 64, refined": (BASE, {"head_width": 64, "refine_width": 8}),
     "baseline, fpn, refined": (BASE, {"neck": "fpn", "refine_width": 8}),
     "DeMT": (DEMT, {"initial_offsets": "released"}),
     "DeMT, zero offsets": (DEMT, {}),
