@@ -96,7 +96,12 @@ def plot(curves: Curves, seconds: dict[str, float], file: Path) -> None:
     reference = longest[max(longest)]
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 4.8), sharey=True, layout="constrained")
     for number, (name, runs) in enumerate(curves.items()):
-        options: dict[str, Any] = {"color": f"C{number}", "marker": "o", "markersize": 4, "label": name}
+        options: dict[str, Any] = {
+            "color": pyplot.get_cmap("tab20")(number % 20),
+            "marker": "o",
+            "markersize": 4,
+            "label": name,
+        }
         for curve in runs.values():
             values = [gain(results, reference) for results in curve.values()]
             axes[0].plot([step * seconds[name] for step in curve], values, **options)
