@@ -34,7 +34,7 @@ def export(
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Fix height and width, e.g. 480x640; by default they stay open.")
     ] = None,
-    opset: Annotated[int, typer.Option(min=18, help="ONNX operator set.")] = 20,
+    opset: Annotated[int, typer.Option(min=18, help="ONNX operator set.")] = 18,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Export a named model with random weights, to try things out.")
     ] = False,

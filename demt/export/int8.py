@@ -54,7 +54,7 @@ def export_int8(
     bound: float | Mapping[str, float] = 0.02,
     predictions: bool = False,
     size: tuple[int, int] | None = None,
-    opset: int = 20,
+    opset: int = 18,
 ) -> Quantized:
     """Write a model as ONNX with weights and products in 8 bits (QDQ), and compute in float32 what hurts a task.
 

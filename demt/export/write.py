@@ -51,7 +51,7 @@ def export(
     format: Format | None = None,
     predictions: bool = False,
     size: tuple[int, int] | None = None,
-    opset: int = 20,
+    opset: int = 18,
     float16: bool = False,
 ) -> Exported:
     """Write a model as a file that runs without this package, and compare what the file computes with the model.

@@ -5,7 +5,8 @@ python -m tests.benchmarks.int8 demt_lite.photos PICTURES [--size 288x384] [--ro
 MODEL is a name or a folder. Of the folder PICTURES every second one calibrates and the others measure. Processor time
 of one thread, minima in turns, in onnxruntime and OpenVINO; operators by onnxruntime's own profiler, minima.
 `--calibrations` tries percentile and entropy calibration on 4 of the pictures, too. The files stay in `--save`;
-`tests.benchmarks.photographs` judges them on photographs.
+`tests.benchmarks.photographs` judges them on photographs. With the package onnxruntime-openvino in place of onnxruntime
+the same files run with its OpenVINO provider, too.
 """
 
 from __future__ import annotations
@@ -40,10 +41,29 @@ from demt.train.run import make_metrics
 FIRST = 8
 #: Files of the three forms.
 FILES = ("float32.onnx", "int8.onnx", "int8_first_float32.onnx")
+PROVIDER = "OpenVINOExecutionProvider"
 CALIBRATIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "percentile 99.99": (CalibrationMethod.Percentile, {"percentile": 99.99, "num_bins": 2048}),
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 128, "num_quantized_bins": 128}),
 }
+
+
+def provider_runner(file: Path) -> Runner:
+    """What runs an ONNX file in onnxruntime with its OpenVINO provider, for images of the first's size."""
+    sessions: list[onnxruntime.InferenceSession] = []
+
+    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        if not sessions:
+            options = onnxruntime.SessionOptions()
+            for name, side in zip(("batch", "height", "width"), (1, *images.shape[2:])):
+                options.add_free_dimension_override_by_name(name, side)
+            device = {"device_type": "CPU", "num_of_threads": "1"}
+            sessions.append(onnxruntime.InferenceSession(file, options, providers=[(PROVIDER, device)]))
+        (session,) = sessions
+        names = [each.name for each in session.get_outputs()]
+        return dict(zip(names, map(torch.from_numpy, session.run(names, {"images": images.numpy()}))))
+
+    return run
 
 
 def ranges(file: QuantizableFile, method: Any, options: Mapping[str, Any], images: Sequence[Any]) -> Any:
@@ -135,6 +155,8 @@ def main() -> None:
     for name, file_name in zip(("float32", "8 bits"), FILES):
         for precision in ("fp32", "bf16"):
             runs[f"{name}, OpenVINO, {precision}"] = openvino_runner(arguments.save / file_name, 1, precision)
+        if PROVIDER in onnxruntime.get_available_providers():
+            runs[f"{name}, OpenVINO provider"] = provider_runner(arguments.save / file_name)
     times = minima(
         {name: lambda run=run: run(torch.from_numpy(image)) for name, run in runs.items()},  # type: ignore[misc]
         arguments.rounds,
@@ -152,7 +174,9 @@ def main() -> None:
         spent = by_operator(forms[name], image, 3 * arguments.rounds)
         print(f"{name}: " + ", ".join(f"{kind} {ms:.1f}" for kind, ms in spent.items()), flush=True)
     if arguments.rooms:
-        for name in ("float32", "8 bits", "8 bits, OpenVINO, bf16"):
+        for name in ("float32", "8 bits", "8 bits, OpenVINO, bf16", "8 bits, OpenVINO provider"):
+            if name not in runs:
+                continue
             scores = rooms(model, runs[name], (height, width), arguments.rooms)
             print(f"{name}, rooms: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items()), flush=True)
 
