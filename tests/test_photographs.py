@@ -9,10 +9,14 @@ from PIL import Image
 
 import demt
 from demt.data import SyntheticRooms
+from demt.data.transforms import eval_transform
+from demt.data.tv_tensors import IGNORE
 from demt.losses import balanced_bce
 from examples.photographs.label import HED, crops, cut, exact_crops
+from examples.photographs.near import logarithms, loss_of, remembered, train
 from examples.photographs.paste import cutout, scene
 from examples.photographs.polish import polish, with_encoder
+from examples.photographs.sizes import Depth, standing
 from examples.photographs.stand import furnished, put
 
 
@@ -144,6 +148,87 @@ def test_boundaries_get_an_encoder_of_their_own(tmp_path):
     found = demt.predict(more, pixels)["edge"]
     assert found[:, 19:21].mean() > 0.4
     assert found[:, :15].mean() < 0.05
+
+
+def test_salient_objects_are_as_near_as_their_foot():
+    depth = np.linspace(5, 1, 20, dtype=np.float32)[:, None] * np.ones((1, 30), np.float32)
+    saliency = np.zeros((20, 30))
+    saliency[2:17, 5:10] = 0.9  # stands
+    saliency[3, 20] = 0.9  # too small
+    saliency[4:18, 25:28] = 0.4  # not sure
+    found = standing(depth, saliency)
+    assert np.allclose(found[2:17, 5:10], np.minimum(depth[2:17, 5:10], depth[16, 5]), rtol=0.05)
+    rest = np.ones_like(depth, bool)
+    rest[2:17, 5:10] = False
+    assert np.array_equal(found[rest], depth[rest])
+
+
+def test_depth_of_several_sizes_is_symmetric_and_keeps_its_scale(monkeypatch):
+    model = demt.create_model("demt", backbone="test_resnet.r160_in1k", tasks={"depth": 1}, width=8, heads=2)
+    seen = []
+
+    def predict(_, picture):
+        seen.append(picture.size)
+        columns = np.linspace(1, 3, picture.width, dtype=np.float32)
+        return {"depth": np.ones((picture.height, 1), np.float32) * columns * picture.width / 100}
+
+    monkeypatch.setattr("demt.predict", predict)
+    teacher = Depth(model, lambda pixels: {"sal": np.zeros(pixels.shape[:2], np.float32)})
+    found = teacher(np.zeros((30, 40, 3), np.uint8))["depth"]
+    assert seen == [(size, round(size * 3 / 4)) for size in (224, 224, 256, 256, 288, 288, 320, 320)]
+    assert np.allclose(found, found[:, ::-1], rtol=1e-3)  # what is said of a picture and its mirror image cancels out
+    assert np.median(found) == pytest.approx(2 * np.prod([2.24, 2.56, 2.88, 3.2]) ** 0.25, rel=0.15)
+
+
+def test_near_objects_are_learnt_by_depth_alone(tmp_path):
+    torch.manual_seed(0)
+    for kind in ("photographs", "rooms"):
+        for folder in ("images", "sal", "depth"):
+            (tmp_path / kind / folder).mkdir(parents=True)
+        for index in range(4):
+            pixels = np.random.default_rng(index).integers(0, 60, (64, 96, 3), dtype=np.uint8)
+            mask = np.zeros((64, 96), np.uint8)
+            if kind == "photographs":
+                mask[20:50, 10 + 8 * index : 50 + 8 * index] = 1
+                pixels[mask == 1, 0] += 180
+            Image.fromarray(pixels).save(tmp_path / kind / "images" / f"{index}.png")
+            Image.fromarray(mask).save(tmp_path / kind / "sal" / f"{index}.png")
+            np.save(tmp_path / kind / "depth" / f"{index}.npy", np.where(mask, 1, 4).astype(np.float32))
+    model = demt.create_model(
+        "demt",
+        backbone="test_resnet.r160_in1k",
+        tasks={"sal": 2, "depth": 1},
+        width=16,
+        heads=2,
+        refine_width=4,
+    ).eval()
+    transform = eval_transform(mean=model.pretrained_cfg.mean, std=model.pretrained_cfg.std)
+    photographs, rooms = (remembered(model, tmp_path / kind, transform) for kind in ("photographs", "rooms"))
+    images, _, _, maps = (torch.cat(pair).float() for pair in zip(photographs, rooms))
+    with torch.no_grad():
+        found = logarithms(model, images, maps)
+        expected = model.tasks["depth"].predict(model(images)["depth"]).view(found.shape).clamp_min(0.05).log()
+    assert (found - expected).abs().max() < 0.05  # the maps are kept in bfloat16
+    with torch.no_grad():  # as trained: without any depth there is no logarithm to learn from
+        model.head.refinements["depth"].logits.bias.fill_(3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = train(model, photographs, rooms, steps=1, rate=1e-6)
+    last = train(model, photographs, rooms, steps=150, rate=1e-2)
+    assert last < 0.6 * first
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    own = ("head.queries.depth.", "head.heads.depth.", "head.refinements.depth.")
+    assert all(name.startswith(own) for name in moved)
+
+
+def test_a_photographs_depth_has_no_scale():
+    depth, salient = torch.rand(7, 1, 6, 8) + 1, torch.zeros(7, 1, 6, 8, dtype=torch.bool)
+    found = depth.log()
+    found[:2] += 3
+    assert loss_of(found, depth, salient) < 1e-6
+    found[2:] += 0.25
+    depth[2:, :, :3] = IGNORE
+    assert loss_of(found, depth, salient) == pytest.approx(0.25)
 
 
 def test_unsure_pixels_do_not_count():

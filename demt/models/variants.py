@@ -104,7 +104,7 @@ TRAINED_ON = {
     "pascal": "PASCAL-Context (photographs)",
     "cityscapes": "Cityscapes (photographs of streets)",
     "rooms": "synthetic rooms",
-    "photos": "synthetic rooms; boundaries and saliency on photographs too",
+    "photos": "synthetic rooms; boundaries, saliency and what is near on photographs too",
 }
 
 #: Training sizes of the data sets.
