@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import json
 import tempfile
 import time
@@ -49,17 +50,19 @@ CALIBRATIONS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def provider_runner(file: Path) -> Runner:
-    """What runs an ONNX file in onnxruntime with its OpenVINO provider, for images of the first's size."""
-    sessions: list[onnxruntime.InferenceSession] = []
+    """What runs an ONNX file in onnxruntime with its OpenVINO provider, compiled anew for each size of images."""
+
+    @functools.cache
+    def compiled(shape: tuple[int, ...]) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        for name, side in zip(("batch", "height", "width"), (shape[0], *shape[2:])):
+            options.add_free_dimension_override_by_name(name, side)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        device = {"device_type": "CPU", "num_of_threads": "1"}
+        return onnxruntime.InferenceSession(file, options, providers=[(PROVIDER, device)])
 
     def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        if not sessions:
-            options = onnxruntime.SessionOptions()
-            for name, side in zip(("batch", "height", "width"), (1, *images.shape[2:])):
-                options.add_free_dimension_override_by_name(name, side)
-            device = {"device_type": "CPU", "num_of_threads": "1"}
-            sessions.append(onnxruntime.InferenceSession(file, options, providers=[(PROVIDER, device)]))
-        (session,) = sessions
+        session = compiled(tuple(images.shape))
         names = [each.name for each in session.get_outputs()]
         return dict(zip(names, map(torch.from_numpy, session.run(names, {"images": images.numpy()}))))
 
