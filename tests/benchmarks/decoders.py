@@ -47,6 +47,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "baseline, heads of 64, refined": (BASE, {"head_width": 64, "refine_width": 8}),
     "baseline, fpn, refined": (BASE, {"neck": "fpn", "refine_width": 8}),
     "DeMT": (DEMT, {"initial_offsets": "released"}),
+    "DeMT, heads of 64": (DEMT, {"initial_offsets": "released", "head_width": 64}),
     "DeMT, zero offsets": (DEMT, {}),
     "DeMT, no mixer": (DEMT, {"depth": 0}),
     "DeMT, fpn": (DEMT, {"neck": "fpn"}),

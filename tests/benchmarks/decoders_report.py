@@ -95,9 +95,12 @@ def plot(curves: Curves, seconds: dict[str, float], file: Path) -> None:
     longest = max(curves["baseline"].values(), key=max)
     reference = longest[max(longest)]
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 4.8), sharey=True, layout="constrained")
-    for number, (name, runs) in enumerate(curves.items()):
+    # The longest curves have the ten strong colours of tab20, which alternate with their pale ones.
+    colours = [pyplot.get_cmap("tab20")(number) for number in (*range(0, 20, 2), *range(1, 20, 2))]
+    ordered = sorted(curves.items(), key=lambda named: -max(max(curve) for curve in named[1].values()))
+    for (name, runs), colour in zip(ordered, colours, strict=False):
         options: dict[str, Any] = {
-            "color": pyplot.get_cmap("tab20")(number % 20),
+            "color": colour,
             "marker": "o",
             "markersize": 4,
             "label": name,
@@ -114,7 +117,7 @@ def plot(curves: Curves, seconds: dict[str, float], file: Path) -> None:
         axis.set_ylim(-60, 3)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)
-    axes[1].legend(frameon=False, loc="lower right")
+    axes[1].legend(frameon=False, loc="lower right", fontsize="small")
     figure.savefig(file, dpi=110)
 
 
