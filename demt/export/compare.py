@@ -242,8 +242,15 @@ def measure(
 
 
 def predictions(model: MultiTaskModel, run: Runner, image: Tensor) -> dict[str, Tensor]:
-    """What a form says of an image (1, C, H, W), by task (see `Task.predict`)."""
-    return {name: model.tasks[name].predict(logits.float()) for name, logits in run(image).items()}
+    """What a form says of an image (1, C, H, W), by task (see `Task.predict`).
+
+    Raises:
+        ValueError: for logits that are not finite, of which class ids could still be made.
+    """
+    logits = {name: maps.float() for name, maps in run(image).items()}
+    if wrong := [name for name, maps in logits.items() if not maps.isfinite().all()]:
+        raise ValueError(f"gives NaN or infinite values here, of {', '.join(wrong)}: do not use it on this machine")
+    return {name: model.tasks[name].predict(maps) for name, maps in logits.items()}
 
 
 def as_json(forms: Sequence[Form]) -> list[dict[str, Any]]:

@@ -66,6 +66,18 @@ def without(monkeypatch, *packages):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in packages else found(name))
 
 
+def test_a_form_that_gives_nan_is_listed_as_such_and_not_timed(model):
+    def half_nan(images):
+        return {name: maps.where(maps > maps.mean(), torch.nan) for name, maps in model(images).items()}
+
+    images = [torch.randn(1, 3, 33, 40)]
+    first, second = measure(model, {TORCH: Loaded(model, 40), "wrong": Loaded(half_nan, 20)}, images, 1)
+    assert first.missing is None
+    assert second.missing is not None
+    assert "gives NaN or infinite values here, of semseg, depth" in second.missing
+    assert second.seconds is second.differences is None
+
+
 def test_every_form_that_is_missing_says_why(model, tmp_path, monkeypatch):
     without(monkeypatch, "onnx", "onnxscript", "openvino")
     monkeypatch.setattr(comparing, "has_cpp_compiler", lambda: False)
