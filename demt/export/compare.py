@@ -24,7 +24,7 @@ from demt.export.formats import Runner, onnx_runner, openvino_runner
 from demt.export.half import store_float16
 from demt.export.int8 import export_int8
 from demt.export.write import export
-from demt.inference.forward import autocast, check_precision
+from demt.inference.forward import autocast, check_precision, not_finite
 from demt.inference.preprocess import preprocess
 from demt.models import MultiTaskModel
 from demt.ops.runtime import has_cpp_compiler
@@ -209,7 +209,11 @@ def measure(
     images: Sequence[Tensor],
     rounds: int,
 ) -> list[Form]:
-    """Time the forms in turns on the first image, and compare what they say of all with torch in float32."""
+    """Time the forms in turns on the first image, and compare what they say of all with torch in float32.
+
+    Raises:
+        ValueError: if torch in float32 fails itself, or gives NaN or infinite values.
+    """
     ready = {name: form for name, form in loaded.items() if isinstance(form, Loaded)}
     missing = {name: form for name, form in loaded.items() if isinstance(form, str)}
     said: dict[str, Sequence[Mapping[str, Tensor]]] = {}
@@ -220,6 +224,8 @@ def measure(
             # What torch.compile and runtimes raise when they first run has no common class.
             missing[name] = first_line(error)
             del ready[name]
+    if TORCH not in said:
+        raise ValueError(f"Torch in float32, with which all forms are compared, failed: {missing[TORCH]}")
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ready}
     for _ in range(rounds):
         for name, form in ready.items():
@@ -247,10 +253,10 @@ def predictions(model: MultiTaskModel, run: Runner, image: Tensor) -> dict[str, 
     Raises:
         ValueError: for logits that are not finite, of which class ids could still be made.
     """
-    logits = {name: maps.float() for name, maps in run(image).items()}
-    if wrong := [name for name, maps in logits.items() if not maps.isfinite().all()]:
-        raise ValueError(f"gives NaN or infinite values here, of {', '.join(wrong)}: do not use it on this machine")
-    return {name: model.tasks[name].predict(maps) for name, maps in logits.items()}
+    logits = run(image)
+    if broken := not_finite(logits):
+        raise ValueError(f"gives NaN or infinite values here, of {', '.join(broken)}: do not use it on this machine")
+    return {name: model.tasks[name].predict(maps.float()) for name, maps in logits.items()}
 
 
 def as_json(forms: Sequence[Form]) -> list[dict[str, Any]]:

@@ -93,7 +93,11 @@ def onnx_runner(file: Path | bytes, threads: int | None = None) -> Runner:
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return session_runner(onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]))
+
+
+def session_runner(session: Any) -> Runner:
+    """What runs a session of onnxruntime."""
     names = [each.name for each in session.get_outputs()]
 
     def run(images: Tensor) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -81,13 +81,18 @@ def finite_logits(model: MultiTaskModel, images: Tensor) -> dict[str, Tensor]:
         ValueError: for NaN or infinite logits: an argmax or threshold of these looks like any prediction.
     """
     logits = model(images)
-    finite = torch.stack([maps.isfinite().all() for maps in logits.values()]).tolist()
-    if broken := [name for name, good in zip(logits, finite) if not good]:
+    if broken := not_finite(logits):
         raise ValueError(
             f"The model gives NaN or infinite values for {', '.join(broken)}: its weights hold some, or "
             f"{images.dtype} cannot represent its values; check the weights, or use float32"
         )
     return logits
+
+
+def not_finite(logits: Mapping[str, Tensor]) -> list[str]:
+    """The tasks whose logits hold NaN or infinite values."""
+    finite = torch.stack([maps.isfinite().all() for maps in logits.values()]).tolist()
+    return [name for name, good in zip(logits, finite) if not good]
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 
-import demt
+from demt.cli.load import load_model
 from demt.data import MultiTaskFolder
 from demt.data.transforms import eval_transform, train_transform
 from demt.data.tv_tensors import IGNORE
 from demt.models import MultiTaskModel
 from demt.ops import resize, stack_tasks
-from examples.photographs.polish import follow
+from examples.photographs.polish import descend, follow
 
 SIZE = (288, 384)
 #: Photographs and rooms of a step, and what a photograph's loss and its salient pixels count.
@@ -97,12 +97,7 @@ def train(model: MultiTaskModel, photographs: Kept, rooms: Kept, steps: int, rat
             batch = [each.flip(-1) for each in batch]
         images, depth, salient, maps = batch
         loss = loss_of(logarithms(model, images.float(), maps.float()), depth, salient)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(learning.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
+        losses.append(descend(loss, learning, optimizer, schedule))
         follow(average, learning, share=max(0.01, 9 / (step + 9)))
     learning.load_state_dict(average.state_dict())
     return sum(losses[-50:]) / len(losses[-50:])
@@ -118,9 +113,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.75, help="of the way from the weights before to those after")
     args = parser.parse_args()
     torch.manual_seed(0)
-    folder = Path(args.model).is_dir()
-    model = demt.create_model(f"local-dir:{args.model}" if folder else args.model, pretrained=not folder).eval()
-    assert isinstance(model, MultiTaskModel)
+    model = load_model(args.model)
     mean, std = model.pretrained_cfg.mean, model.pretrained_cfg.std
     plain = eval_transform(mean=mean, std=std)
     photographs = remembered(model, args.photographs, plain)

@@ -101,16 +101,26 @@ def polish(
         with torch.autocast("cpu", dtype=torch.bfloat16):
             refined = refine(logits, maps, details(images))
         loss = criterion(resize(refined.float(), edges.shape[-2:]), edges)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(learning.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
+        losses.append(descend(loss, learning, optimizer, schedule))
         follow(average, learning, share=max(0.005 if constant else 0.01, 9 / (step + 9)))
     learning.load_state_dict(average.state_dict())
     model.eval()
     return sum(losses[-50:]) / len(losses[-50:])
+
+
+def descend(
+    loss: Tensor,
+    learning: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> float:
+    """A step of the weights down the loss, with clipped gradients; returns the loss."""
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(learning.parameters(), 5.0)
+    optimizer.step()
+    schedule.step()
+    return loss.item()
 
 
 @torch.no_grad()

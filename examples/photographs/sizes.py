@@ -21,6 +21,7 @@ from PIL import Image
 from scipy.ndimage import find_objects, label
 
 import demt
+from demt.cli.load import load_model
 from demt.inference.onnx_teacher import onnx_teacher
 from demt.inference.pseudo_label import pseudo_label
 from demt.inference.teachers import Function
@@ -79,10 +80,8 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    folder = Path(args.model).is_dir()
-    model = demt.create_model(f"local-dir:{args.model}" if folder else args.model, pretrained=not folder)
-    assert isinstance(model, MultiTaskModel)
-    print(pseudo_label(Depth(model, onnx_teacher(args.u2net).function), args.pictures, args.out, tasks="depth"))
+    teacher = Depth(load_model(args.model), onnx_teacher(args.u2net).function)
+    print(pseudo_label(teacher, args.pictures, args.out, tasks="depth"))
 
 
 if __name__ == "__main__":

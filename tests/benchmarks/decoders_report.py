@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,8 @@ def plot(curves: Curves, seconds: dict[str, float], file: Path) -> None:
     # The longest curves have the ten strong colours of tab20, which alternate with their pale ones.
     colours = [pyplot.get_cmap("tab20")(number) for number in (*range(0, 20, 2), *range(1, 20, 2))]
     ordered = sorted(curves.items(), key=lambda named: -max(max(curve) for curve in named[1].values()))
-    for (name, runs), colour in zip(ordered, colours, strict=False):
-        options: dict[str, Any] = {
-            "color": colour,
-            "marker": "o",
-            "markersize": 4,
-            "label": name,
-        }
+    for (name, runs), colour in zip(ordered, itertools.cycle(colours)):
+        options: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4, "label": name}
         for curve in runs.values():
             values = [gain(results, reference) for results in curve.values()]
             axes[0].plot([step * seconds[name] for step in curve], values, **options)

@@ -32,7 +32,7 @@ from demt.cli.load import load_model
 from demt.data import SyntheticRooms
 from demt.export.calibration import calibration_pictures, prepared
 from demt.export.choose import Judge
-from demt.export.formats import Runner, onnx_runner, openvino_runner
+from demt.export.formats import Runner, onnx_runner, openvino_runner, session_runner
 from demt.export.quantize import QuantizableFile, _Reader
 from demt.export.write import export
 from demt.models import MultiTaskModel
@@ -53,20 +53,14 @@ def provider_runner(file: Path) -> Runner:
     """What runs an ONNX file in onnxruntime with its OpenVINO provider, compiled anew for each size of images."""
 
     @functools.cache
-    def compiled(shape: tuple[int, ...]) -> onnxruntime.InferenceSession:
+    def compiled(shape: tuple[int, ...]) -> Runner:
         options = onnxruntime.SessionOptions()
         for name, side in zip(("batch", "height", "width"), (shape[0], *shape[2:])):
             options.add_free_dimension_override_by_name(name, side)
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         device = {"device_type": "CPU", "num_of_threads": "1"}
-        return onnxruntime.InferenceSession(file, options, providers=[(PROVIDER, device)])
+        return session_runner(onnxruntime.InferenceSession(file, options, providers=[(PROVIDER, device)]))
 
-    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        session = compiled(tuple(images.shape))
-        names = [each.name for each in session.get_outputs()]
-        return dict(zip(names, map(torch.from_numpy, session.run(names, {"images": images.numpy()}))))
-
-    return run
+    return lambda images: compiled(tuple(images.shape))(images)
 
 
 def ranges(file: QuantizableFile, method: Any, options: Mapping[str, Any], images: Sequence[Any]) -> Any:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import demt
+from demt.cli.load import load_model
 from demt.data import SyntheticRooms
 from demt.data.transforms import eval_transform
 from demt.files import write_whole
@@ -43,9 +44,7 @@ def main() -> None:
     print("| | " + " | ".join(METRICS.values()) + " |\n|---|" + "---:|" * len(METRICS))
     show("constant", constant_results(SyntheticRooms(SIZE, 100, 0), val))
     for name in args.models:
-        folder = Path(name).is_dir()
-        model = demt.create_model(f"local-dir:{name}" if folder else name, pretrained=not folder)
-        assert isinstance(model, demt.models.MultiTaskModel)
+        model = load_model(name)
         state = halved(model)
         val.transform = eval_transform(mean=model.pretrained_cfg.mean, std=model.pretrained_cfg.std)
         show(name, evaluate(model, val, metrics=make_metrics(val.tasks, "rooms", None), batch_size=4))

@@ -28,6 +28,7 @@ from sklearn.datasets import load_sample_image
 
 import demt
 from demt import viz
+from demt.cli.load import load_model
 from demt.export.formats import onnx_runner, openvino_runner
 from demt.inference.onnx_teacher import onnx_teacher
 from demt.metrics import MaxF
@@ -109,8 +110,7 @@ class Judge:
 def load(name: str, openvino: bool = False) -> demt.models.MultiTaskModel:
     """A pretrained model, by name or folder; for ``NAME=FILE.onnx`` one whose logits the file computes."""
     name, _, file = name.partition("=")
-    folder = Path(name).is_dir()
-    model = demt.create_model(f"local-dir:{name}" if folder else name, pretrained=not folder).eval()
+    model = load_model(name)
     if file:
         run = openvino_runner(Path(file), 1, "bf16") if openvino else onnx_runner(Path(file), threads=1)
         model.forward = run

@@ -76,6 +76,8 @@ def test_a_form_that_gives_nan_is_listed_as_such_and_not_timed(model):
     assert second.missing is not None
     assert "gives NaN or infinite values here, of semseg, depth" in second.missing
     assert second.seconds is second.differences is None
+    with pytest.raises(ValueError, match=r"Torch in float32.* failed: .*NaN or infinite values here, of semseg, depth"):
+        measure(model, {TORCH: Loaded(half_nan, 40), "right": Loaded(model, 20)}, images, 1)
 
 
 def test_every_form_that_is_missing_says_why(model, tmp_path, monkeypatch):
